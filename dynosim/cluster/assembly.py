@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from dynosim.cluster.agenda import Agenda
+from dynosim.cluster.apart import can_go_apart
+from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.dispatch import Dispatch
 from dynosim.cluster.endings import Endings
@@ -62,13 +64,30 @@ class Assembly:
         self.frontend = None  # the load, if it has stages of a frontend
         if cluster.frontend is not None:
             self.load = self.frontend = StagedLoad(self.load, trace.input_tokens, cluster.frontend)
-        self.handoffs: Handoffs | None = None
+        self.books = Books(
+            self.journal,
+            self.placer,
+            cluster,
+            ingress_ms=self.ingress_ms,
+            egress_ms=self.egress_ms,
+            frontend=self.frontend,
+        )
         self.running = self._put_together()
 
     @property
     def outside_ms(self) -> float:
         """What a request spends outside of the cluster, there and back."""
         return self.ingress_ms + self.egress_ms
+
+    @property
+    def is_closed_loop(self) -> bool:
+        """Whether requests come when others end, whatever their times."""
+        return self._options.concurrency is not None
+
+    @property
+    def can_go_apart(self) -> bool:
+        """Whether workers that neither come nor go can be followed one by one."""
+        return can_go_apart(self._spec, self.routing, self._options, self.load)
 
     def _put_together(self) -> Cluster:
         journal, agenda, generations = self.journal, Agenda(), _generations(self._spec)
@@ -84,8 +103,9 @@ class Assembly:
             journal=journal,
             generations=generations,
         )
+        handoffs = None
         if self._spec.disagg is not None:
-            self.handoffs = self._handoffs(self._spec.disagg, requests, agenda, fleet, endings)
+            handoffs = self._handoffs(self._spec.disagg, requests, agenda, fleet, endings)
         dispatch = Dispatch(
             requests,
             load=self.load,
@@ -95,7 +115,7 @@ class Assembly:
             endings=endings,
             migrants=migrants,
             journal=journal,
-            handoffs=self.handoffs,
+            handoffs=handoffs,
             generations=generations,
             patience=patience,
             lobby=Lobby() if self._options.waits_for_workers else None,
@@ -109,7 +129,7 @@ class Assembly:
             migrants=migrants,
             tiers=tiers,
             journal=journal,
-            handoffs=self.handoffs,
+            handoffs=handoffs,
             patience=patience,
             generations=generations,
         )

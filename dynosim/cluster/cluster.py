@@ -66,7 +66,7 @@ class Cluster:
         self._migrants = migrants
         self._tiers = tiers
         self._journal = journal
-        self._handoffs = handoffs
+        self.handoffs = handoffs
         self._patience = patience
 
     # ---- how far it is -------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Cluster:
         agenda, dispatch, fleet = self._agenda, self._dispatch, self.fleet
         ends, stations, touched = agenda.ends, agenda.stations, agenda.touched
         worker_at, passed_to = agenda.worker_at, agenda.passed_to
-        load, placer, handoffs = dispatch.load, dispatch.placer, self._handoffs
+        load, placer, handoffs = dispatch.load, dispatch.placer, self.handoffs
         hears_late = placer.hears_late
         draining = fleet.draining
         until_ms = min(instant_end(until_ms), LAST_MS)
@@ -228,8 +228,8 @@ class Cluster:
             self.fleet.receive_ranks(station_id, finished, now_ms)
         elif self._tiers.has(station_id):
             self._tiers.ended(station_id, now_ms)
-        elif self._handoffs is not None:
-            self._handoffs.take_arrived(now_ms)
+        elif self.handoffs is not None:
+            self.handoffs.take_arrived(now_ms)
 
     def _settle_handoffs(self, handoffs: Handoffs, now_ms: float) -> None:
         """Once all ends of an instant are over: do what is due, and who got something may start."""
@@ -239,7 +239,7 @@ class Cluster:
 
     def _start_touched(self, now_ms: float) -> None:
         """At the end of an instant: the idle among those with news begin what they have to do."""
-        agenda, handoffs = self._agenda, self._handoffs
+        agenda, handoffs = self._agenda, self.handoffs
         stations, ends = agenda.stations, agenda.ends
         has_more = handoffs is not None or self._tiers.is_used
         has_failed = False
@@ -270,7 +270,7 @@ class Cluster:
             self._tiers.look_ahead(station_id, now_ms)
             if self._dispatch.has_prefetches:
                 self._dispatch.end_prefetches(worker, now_ms)
-        return self._handoffs is not None and self._handoffs.started(worker, now_ms)
+        return self.handoffs is not None and self.handoffs.started(worker, now_ms)
 
     def _go_on(self, now_ms: float) -> None:
         """After a change from outside: hand over what can go now, and start who has work."""
@@ -328,10 +328,10 @@ class Cluster:
         """
         had = self.fleet.lose(worker, now_ms)
         lost = [one for one in had if self._endings.is_open(one[0].index)]
-        if self._handoffs is None:
+        if self.handoffs is None:
             self._move(lost, now_ms)
         else:
-            self._move_between_pools(self._handoffs, worker, lost, now_ms)
+            self._move_between_pools(self.handoffs, worker, lost, now_ms)
         self._go_on(now_ms)
 
     def hang(self, worker: Worker, now_ms: float) -> None:
@@ -390,16 +390,16 @@ class Cluster:
 
         Raises: ValueError if there are no such pools.
         """
-        if self._handoffs is None:
+        if self.handoffs is None:
             raise ValueError("there are no prefill and decode pools to be cut off from each other")
-        self._handoffs.cut()
-        self._settle_handoffs(self._handoffs, now_ms)
+        self.handoffs.cut()
+        self._settle_handoffs(self.handoffs, now_ms)
         self._go_on(now_ms)
 
     def mend_links(self) -> None:
         """What prefill workers have computed gets to decode workers again."""
-        if self._handoffs is not None:
-            self._handoffs.is_cut = False
+        if self.handoffs is not None:
+            self.handoffs.is_cut = False
 
     def lose_frontend(self, number: int, now_ms: float) -> None:
         """A frontend dies, and with it the streams of its requests; others serve what comes.

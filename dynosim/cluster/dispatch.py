@@ -11,10 +11,11 @@ from dynosim.cluster.endings import Endings
 from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.generations import Generations
-from dynosim.cluster.handoffs import PLACE_PREFILL, Handoffs, Passage
+from dynosim.cluster.handoffs import PLACE_PREFILL, Handoffs
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.lobby import Lobby
 from dynosim.cluster.migrants import Migrants
+from dynosim.cluster.passage import Passage
 from dynosim.cluster.patience import Patience
 from dynosim.cluster.placement import QUEUED, AnyPlacer
 from dynosim.cluster.pool import Worker

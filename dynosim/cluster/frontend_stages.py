@@ -47,16 +47,6 @@ class StagedLoad(Arrivals):
         self._look_ahead()
         return unsent
 
-    def hold(self) -> None:
-        """See `Arrivals`; the stages go on."""
-        self._is_held = True
-        self._look_ahead()
-
-    def release(self) -> None:
-        """See `Arrivals`."""
-        self._is_held = False
-        self._look_ahead()
-
     def in_stages(self, now_ms: float) -> tuple[int, int, int]:
         """Requests that are preprocessed, routed and dispatched at the end of an instant.
 
@@ -79,7 +69,7 @@ class StagedLoad(Arrivals):
         return num_preprocessed, num_routed, num_dispatched
 
     def _look_ahead(self) -> None:
-        """Take in all that may be through before anything else can come."""
+        """Take in all that may be through before anything else can come, even while held."""
         load, inside = self._load, self._inside
         while load.next_ms < NEVER and (not inside or load.next_ms <= inside[0][0]):
             self._take_in()

@@ -10,13 +10,13 @@ from dynosim.cluster.agenda import Agenda
 from dynosim.cluster.endings import Endings
 from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import HandoffColumns, Journal
+from dynosim.cluster.passage import Passage
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.token_log import DecodeLog
 from dynosim.cluster.transfers import Transfers
 from dynosim.engine.sequence import Sequence
-from dynosim.memory.network import Transfer
 from dynosim.records import RequestStatus
 from dynosim.router.eligibility import Constraints
 from dynosim.router.handoff import Duty, HandoffEvent, HandoffFlow, HandoffPhase
@@ -38,35 +38,6 @@ PROMISING: Final = HandoffPhase.PROMISING
 BEFORE_PREFILLED: Final = (HandoffPhase.PREFILLING, HandoffPhase.PROMISED)
 WITH_ALL: Final = (HandoffPhase.DECODING, LOCAL)
 AWAITING_ROOM: Final = (HandoffPhase.HELD, HandoffPhase.ORPHANED, PROMISING)
-
-
-class Passage:
-    """One request in flight: who has it, and what is under way for it."""
-
-    __slots__ = (
-        "decode",
-        "index",
-        "is_dispatched",
-        "last_token_ms",
-        "prefill",
-        "reserved_ms",
-        "source",
-        "target",
-        "tokens",
-        "transfer",
-    )
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.is_dispatched = False  # some worker has had it
-        self.tokens = 0  # that the client has got when it was last placed
-        self.last_token_ms = 0.0
-        self.source: Worker | None = None  # computes its prompt, or holds its KV
-        self.prefill: Sequence | None = None  # there
-        self.target: Worker | None = None
-        self.decode: Sequence | None = None
-        self.transfer: Transfer | None = None
-        self.reserved_ms = 0.0  # when the blocks for its KV were taken
 
 
 class Handoffs:

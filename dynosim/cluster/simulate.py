@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dynosim.cluster.apart import can_go_apart, one_by_one
+from dynosim.cluster.apart import one_by_one
 from dynosim.cluster.assembly import Assembly
 from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import Cluster
@@ -58,52 +58,28 @@ def simulate(
     check_prefetches(trace, cluster)
     is_steered = bool(processes) or cluster.starts_cold
     made = Assembly(trace, cluster, options, is_steered=is_steered, may_fail=bool(processes))
-    running = made.running
-    _launch_all(running, cluster)
-    books = Books(
-        made.journal,
-        made.placer,
-        cluster,
-        ingress_ms=made.ingress_ms,
-        egress_ms=made.egress_ms,
-        frontend=made.frontend,
-    )
+    _launch_all(made.running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - made.outside_ms
-    startups = None
     if is_steered:
-        until_ms, end_ms, startups = _run_steered(
-            running, cluster, until_ms, processes, books, options.seed
-        )
+        ended = _run_steered(made.running, cluster, until_ms, processes, made.books, options.seed)
+    elif made.can_go_apart:
+        ended = _run_apart(made, trace, cluster, until_ms, _Parts(progress))
     else:
-        until_ms, end_ms = _run_alone(
-            made, trace, cluster, options, until_ms, _Parts(progress), watch
-        )
-    running.fleet.stop(until_ms)
-    result = RunResult(
-        requests=made.journal.request_log(is_closed_loop=options.concurrency is not None),
-        steps=made.journal.step_log(),
-        stalled_gaps_ms=np.array(made.journal.stalled_gaps_ms),
-        workers=worker_log(running.workers),
-        block_size=cluster.block_size,
-        end_ms=end_ms,
-        num_preemptions=sum(w.engine.core.num_preemptions for w in running.workers),
-        num_scheduling_events=sum(w.engine.num_events for w in running.workers),
-        routing=made.placer.stats(),
-        kv_events=made.placer.kv_events(),
-        trail=None if made.trail is None else made.trail.log(end_ms),
-        lock_step=running.fleet.lock_step_log(),
-        links=None if made.handoffs is None else made.handoffs.transfers.log(),
-        tiers=made.stores.log(),
-        prefetches=None if trace.is_prefetch is None else running.fleet.prefetch_log(),
-        retention=running.fleet.retention_log(),
-        scaling=books.scaling_log(),
-        startups=startups,
-        simulate_wall_ms=(time.perf_counter() - started) * 1e3,
-    )
+        ended = _Parts(progress).run_watched(made.running, until_ms, watch, made.journal)
+    made.running.fleet.stop(ended.until_ms)
+    result = _result(made, trace, ended, started)
     made.stores.clear()
     if made.outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=made.ingress_ms, egress_ms=made.egress_ms)
+
+
+class _Ended(NamedTuple):
+    """How a run ended."""
+
+    until_ms: float  # what it was to go to, or when it was stopped before; infinity: to the end
+    last_ms: float  # when the last thing happened
+    startups: StartupLog | None = None
 
 
 def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
@@ -115,28 +91,6 @@ def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
                 running.make_ready(worker, 0.0)
 
 
-def _run_alone(
-    made: Assembly,
-    trace: Trace,
-    cluster: ClusterSpec,
-    options: RunOptions,
-    until_ms: float,
-    parts: "_Parts",
-    watch: Watch | None,
-) -> tuple[float, float]:
-    """Run with nobody who steers to the end or to `until_ms`; returns that, or when `watch` ended
-    the run, and when the last thing happened.
-    """
-    running, placer = made.running, made.placer
-    goes_apart = can_go_apart(cluster, made.routing, options, made.load)
-    if goes_apart and isinstance(placer, LoadPlacer):
-        each = one_by_one(running, placer, trace, cluster.max_model_len)
-        return until_ms, max([parts.run(running, until_ms) for _ in each])
-    if watch is not None:
-        return parts.run_watched(running, until_ms, watch, made.journal)
-    return until_ms, parts.run(running, until_ms)
-
-
 def _run_steered(
     running: Cluster,
     spec: ClusterSpec,
@@ -144,22 +98,55 @@ def _run_steered(
     processes: "Sequence[Process]",
     books: Books,
     seed: int,
-) -> tuple[float, float, StartupLog | None]:
-    """Run to the end or to `until_ms`; returns that, or when a process stopped the run, when the
-    last thing happened, and how workers started.
-    """
+) -> _Ended:
+    """Run to the end or to `until_ms`, or until a process stops the run."""
     from dynosim.cluster.control import ControlPlane
 
     control = ControlPlane(running, spec.pools, processes, books, seed)
     control.run_until(until_ms)
     if control.is_stopped:
         until_ms = control.now_ms
-    return until_ms, _end_ms(running, until_ms), control.startup_log()
+    return _Ended(until_ms, _end_ms(running, until_ms), control.startup_log())
+
+
+def _run_apart(
+    made: Assembly, trace: Trace, cluster: ClusterSpec, until_ms: float, parts: "_Parts"
+) -> _Ended:
+    """Run each worker by itself to the end or to `until_ms`."""
+    assert isinstance(made.placer, LoadPlacer)
+    each = one_by_one(made.running, made.placer, trace, cluster.max_model_len)
+    return _Ended(until_ms, max([parts.run(made.running, until_ms) for _ in each]))
 
 
 def _end_ms(running: Cluster, until_ms: float) -> float:
     """When a run that went to `until_ms` ended: then, if there was anything left to happen."""
     return until_ms if running.next_ms() < NEVER else running.now_ms
+
+
+def _result(made: Assembly, trace: Trace, ended: _Ended, started: float) -> RunResult:
+    """What is known of a run that is over; it was `started` at that time of `perf_counter`."""
+    fleet, handoffs = made.running.fleet, made.running.handoffs
+    return RunResult(
+        requests=made.journal.request_log(is_closed_loop=made.is_closed_loop),
+        steps=made.journal.step_log(),
+        stalled_gaps_ms=np.array(made.journal.stalled_gaps_ms),
+        workers=worker_log(fleet.workers),
+        block_size=made.books.cluster.block_size,
+        end_ms=ended.last_ms,
+        num_preemptions=sum(w.engine.core.num_preemptions for w in fleet.workers),
+        num_scheduling_events=sum(w.engine.num_events for w in fleet.workers),
+        routing=made.placer.stats(),
+        kv_events=made.placer.kv_events(),
+        trail=None if made.trail is None else made.trail.log(ended.last_ms),
+        lock_step=fleet.lock_step_log(),
+        links=None if handoffs is None else handoffs.transfers.log(),
+        tiers=made.stores.log(),
+        prefetches=None if trace.is_prefetch is None else fleet.prefetch_log(),
+        retention=fleet.retention_log(),
+        scaling=made.books.scaling_log(),
+        startups=ended.startups,
+        simulate_wall_ms=(time.perf_counter() - started) * 1e3,
+    )
 
 
 class _Parts:
@@ -181,15 +168,15 @@ class _Parts:
         return _end_ms(running, until_ms)
 
     def run_watched(
-        self, running: Cluster, until_ms: float, watch: Watch, journal: Journal
-    ) -> tuple[float, float]:
-        """Run until `watch` ends it or to `until_ms`; returns until when, and when it ended."""
-        while running.next_ms() < NEVER and watch.next_ms < until_ms:
+        self, running: Cluster, until_ms: float, watch: Watch | None, journal: Journal
+    ) -> _Ended:
+        """Run to the end or to `until_ms`, or until `watch` ends it, if somebody watches."""
+        while watch is not None and running.next_ms() < NEVER and watch.next_ms < until_ms:
             now_ms = watch.next_ms
             self.run(running, now_ms)
             if watch.look(journal, now_ms):
-                return now_ms, _end_ms(running, now_ms)
-        return until_ms, self.run(running, until_ms)
+                return _Ended(now_ms, _end_ms(running, now_ms))
+        return _Ended(until_ms, self.run(running, until_ms))
 
 
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:

@@ -9,9 +9,9 @@ Source: Knative Serving, `pkg/autoscaler/scaling/autoscaler.go`, defaults of its
 from dataclasses import dataclass
 from math import ceil, floor
 
-from dynosim.planner.decision import PoolDecision, ScalingDecision
-from dynosim.planner.hpa import decided, direction, next_tick
+from dynosim.planner.decision import PoolDecision
 from dynosim.planner.observation import Observation, PoolState
+from dynosim.planner.pool_scaler import PoolScaler, check_bounds, decided, direction
 from dynosim.planner.series import LOOKBACK_MS, ScrapeStore
 from dynosim.workers.lifecycle import Phase
 
@@ -44,51 +44,34 @@ class ConcurrencySpec:
 
     def __post_init__(self) -> None:
         """Raises: ValueError if it could never decide."""
-        if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
-            raise ValueError(
-                f"{self.name}: min_replicas {self.min_replicas}, max_replicas {self.max_replicas}:"
-                " expected 0 <= min_replicas <= max_replicas and at least 1 at most"
-            )
+        check_bounds(self.name, self.min_replicas, self.max_replicas)
         if self.target * self.utilization <= 0:
             raise ValueError(f"{self.name}: target x utilization: expected more than 0")
 
 
-class ConcurrencyScaler:
+class ConcurrencyScaler(PoolScaler):
     """Looks every `tick_ms`, first at `start_ms`. It starts in panic if more than one is ready."""
 
     def __init__(self, spec: ConcurrencySpec, start_ms: float = 0.0) -> None:
+        super().__init__(spec.name, spec.pool, spec.tick_ms, start_ms)
         self.spec = spec
         self._seen = ScrapeStore(keep_ms=max(LOOKBACK_MS, spec.stable_ms))
-        self._next_ms = start_ms
         self._has_looked = False
         self._panic_ms: float | None = None
         self._panic_replicas = 0
         self._zero_ms: float | None = None
 
-    @property
-    def name(self) -> str:
-        """See `Controller`."""
-        return self.spec.name
-
-    @property
-    def next_ms(self) -> float:
-        """See `Controller`."""
-        return self._next_ms
-
-    def look(self, seen: Observation) -> ScalingDecision | None:
-        """See `Controller`."""
+    def _take_in(self, seen: Observation) -> None:
         self._seen.add_all(seen.scrapes)
-        if seen.now_ms < self._next_ms:
-            return None
-        self._next_ms = next_tick(self._next_ms, self.spec.tick_ms, seen.now_ms)
-        pool = seen.pool(self.spec.pool)
+
+    def _decide(self, pool: PoolState, seen: Observation) -> PoolDecision:
         if not self._has_looked:
             self._has_looked = True
             self._panic_replicas = pool.count(Phase.READY)
             self._panic_ms = seen.now_ms if self._panic_replicas > 1 else None
-        return ScalingDecision(seen.now_ms, self.name, (self._decide(pool, seen.now_ms),))
+        return self._by_windows(pool, seen.now_ms)
 
-    def _decide(self, pool: PoolState, now_ms: float) -> PoolDecision:
+    def _by_windows(self, pool: PoolState, now_ms: float) -> PoolDecision:
         spec = self.spec
         stable = self._seen.average(spec.selector, spec.stable_ms, now_ms)
         recent = self._seen.average(spec.selector, spec.stable_ms * spec.panic_share, now_ms)

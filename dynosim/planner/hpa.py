@@ -6,13 +6,13 @@ What concerns CPU alone (its initialisation period, the delay of initial readine
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynosim.planner.decision import PoolDecision, ScalingDecision
+from dynosim.planner.decision import PoolDecision
 from dynosim.planner.observation import EngineReport, Observation, PoolState
+from dynosim.planner.pool_scaler import PoolScaler, check_bounds, decided, direction
 from dynosim.planner.queries import Metric, ServiceMetric, store_for
 from dynosim.planner.replica_count import Proposal, Tolerance, by_service, by_workers
 from dynosim.planner.scaling_rules import DOWN_BY_DEFAULT, UP_BY_DEFAULT, Restraint, ScalingRules
 from dynosim.planner.series import ScrapeStore
-from dynosim.workers.lifecycle import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +33,7 @@ class HpaSpec:
         """Raises: ValueError if it could never decide."""
         if not self.metrics:
             raise ValueError(f"{self.name}: metrics: expected at least one")
-        if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
-            raise ValueError(
-                f"{self.name}: min_replicas {self.min_replicas}, max_replicas {self.max_replicas}:"
-                " expected 0 <= min_replicas <= max_replicas and at least 1 at most"
-            )
+        check_bounds(self.name, self.min_replicas, self.max_replicas)
 
 
 class HpaRule:
@@ -98,61 +94,17 @@ class HpaRule:
         ]
 
 
-class Hpa:
+class Hpa(PoolScaler):
     """An HPA that looks every `sync_ms`, first at `start_ms`."""
 
     def __init__(self, spec: HpaSpec, start_ms: float = 0.0) -> None:
+        super().__init__(spec.name, spec.pool, spec.sync_ms, start_ms)
         self.spec = spec
         self._rule = HpaRule(spec)
         self._seen = store_for(spec.metrics)
-        self._next_ms = start_ms
 
-    @property
-    def name(self) -> str:
-        """See `Controller`."""
-        return self.spec.name
-
-    @property
-    def next_ms(self) -> float:
-        """See `Controller`."""
-        return self._next_ms
-
-    def look(self, seen: Observation) -> ScalingDecision | None:
-        """See `Controller`."""
+    def _take_in(self, seen: Observation) -> None:
         self._seen.add_all(seen.scrapes)
-        if seen.now_ms < self._next_ms:
-            return None
-        self._next_ms = next_tick(self._next_ms, self.spec.sync_ms, seen.now_ms)
-        pool = seen.pool(self.spec.pool)
-        found = self._rule.decide(pool, seen.reports, self._seen, seen.now_ms)
-        return ScalingDecision(seen.now_ms, self.name, (found,))
 
-
-def next_tick(last_ms: float, period_ms: float, now_ms: float) -> float:
-    """The first of the moments `period_ms` apart that is after `now_ms`; those missed are gone."""
-    tick_ms = last_ms
-    while tick_ms <= now_ms:
-        tick_ms += period_ms
-    return tick_ms
-
-
-def decided(
-    pool: PoolState,
-    target: int,
-    verdict: str,
-    reasons: tuple[str, ...],
-    figures: dict[str, float],
-) -> PoolDecision:
-    """A decision on `pool` whose figures tell its workers, too."""
-    ready, starting = pool.count(Phase.READY), pool.count(Phase.STARTING)
-    known = {"wanted": float(pool.wanted), "ready": float(ready), "starting": float(starting)}
-    return PoolDecision(
-        pool.name, ready + starting, target, verdict, reasons, figures=figures | known
-    )
-
-
-def direction(before: int, after: int) -> str:
-    """The verdict of a change."""
-    if after == before:
-        return "no_change"
-    return "scale_up" if after > before else "scale_down"
+    def _decide(self, pool: PoolState, seen: Observation) -> PoolDecision:
+        return self._rule.decide(pool, seen.reports, self._seen, seen.now_ms)

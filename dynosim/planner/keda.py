@@ -6,8 +6,9 @@ Cooling down concerns the way to zero alone; how fast more than one worker shrin
 from dataclasses import dataclass
 
 from dynosim.planner.decision import PoolDecision, ScalingDecision
-from dynosim.planner.hpa import HpaRule, HpaSpec, decided, next_tick
+from dynosim.planner.hpa import HpaRule, HpaSpec
 from dynosim.planner.observation import Observation, PoolState
+from dynosim.planner.pool_scaler import decided, next_tick
 from dynosim.planner.queries import ServiceMetric, store_for
 from dynosim.planner.scaling_rules import DOWN_BY_DEFAULT, UP_BY_DEFAULT, ScalingRules
 

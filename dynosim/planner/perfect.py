@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from dynosim.planner.decision import PoolDecision, ScalingDecision
-from dynosim.planner.hpa import decided, direction
 from dynosim.planner.observation import Observation, PoolState
+from dynosim.planner.pool_scaler import decided, direction
 
 
 @dataclass(frozen=True, slots=True, order=True)

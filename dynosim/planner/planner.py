@@ -19,7 +19,8 @@ from dynosim.planner.load_scaling import LoadScaling
 from dynosim.planner.observation import Observation, PoolCard
 from dynosim.planner.planner_checks import check_spec
 from dynosim.planner.planner_spec import ROLES, PlannerSpec
-from dynosim.planner.scaled_pool import METRICS_STALE, Ask, ScaledPool, direction
+from dynosim.planner.pool_scaler import direction
+from dynosim.planner.scaled_pool import METRICS_STALE, Ask, ScaledPool
 
 STABILIZING = "scale_down_stabilizing"
 

@@ -9,9 +9,9 @@ Source: llm-d workload-variant-autoscaler, `docs/saturation-analyzer.md`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynosim.planner.decision import PoolDecision, ScalingDecision
-from dynosim.planner.hpa import decided, direction, next_tick
+from dynosim.planner.decision import PoolDecision
 from dynosim.planner.observation import EngineReport, Observation, PoolState
+from dynosim.planner.pool_scaler import PoolScaler, decided, direction, next_tick
 from dynosim.planner.replica_count import Tolerance
 from dynosim.planner.scaling_rules import DOWN_BY_DEFAULT, UP_BY_DEFAULT, Restraint, ScalingRules
 from dynosim.workers.lifecycle import Phase
@@ -58,35 +58,21 @@ class Peak:
     num_waiting: int
 
 
-class SaturationScaler:
+class SaturationScaler(PoolScaler):
     """Reconciles every `reconcile_ms`, and its HPA follows every `sync_ms`; first at `start_ms`."""
 
     def __init__(self, spec: SaturationSpec, start_ms: float = 0.0) -> None:
+        super().__init__(spec.name, spec.pool, spec.sync_ms, start_ms)
         self.spec = spec
         self._restraint = Restraint(spec.up, spec.down)
         self._reports: list[EngineReport] = []
-        self._next_ms = self._reconcile_ms = start_ms
+        self._reconcile_ms = start_ms
         self._desired: int | None = None
         self._why = "nothing was reconciled yet"
         self._figures: dict[str, float] = {}
 
-    @property
-    def name(self) -> str:
-        """See `Controller`."""
-        return self.spec.name
-
-    @property
-    def next_ms(self) -> float:
-        """See `Controller`."""
-        return self._next_ms
-
-    def look(self, seen: Observation) -> ScalingDecision | None:
-        """See `Controller`."""
+    def _decide(self, pool: PoolState, seen: Observation) -> PoolDecision:
         now_ms = seen.now_ms
-        if now_ms < self._next_ms:
-            return None
-        self._next_ms = next_tick(self._next_ms, self.spec.sync_ms, now_ms)
-        pool = seen.pool(self.spec.pool)
         since_ms = now_ms - self.spec.peak_ms
         self._reports = [one for one in (*self._reports, *seen.reports) if one.at_ms > since_ms]
         if now_ms >= self._reconcile_ms:
@@ -95,7 +81,7 @@ class SaturationScaler:
         self._restraint.begin(pool.wanted, now_ms)
         found = self._followed(pool, now_ms)
         self._restraint.note(pool.wanted, found.target, now_ms)
-        return ScalingDecision(now_ms, self.name, (found,))
+        return found
 
     def _followed(self, pool: PoolState, now_ms: float) -> PoolDecision:
         """What the HPA makes of what is desired."""

@@ -18,6 +18,7 @@ from dynosim.planner.load import (
 )
 from dynosim.planner.observation import EngineReport, Observation, PoolCard, PoolState, WorkerState
 from dynosim.planner.planner_spec import PlannerSpec
+from dynosim.planner.pool_scaler import direction
 from dynosim.planner.regression import PassSamples
 from dynosim.planner.stabilizer import Stabilizer
 from dynosim.planner.throughput import correction
@@ -57,13 +58,6 @@ class Ask:
         """Ask for so many, and call it by its direction."""
         self.target, self.verdict = target, direction(self.wanted, target)
         self.reasons.append(reason)
-
-
-def direction(before: int, after: int) -> str:
-    """The verdict on a change."""
-    if after == before:
-        return "no_change"
-    return "scale_up" if after > before else "scale_down"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class Arrivals:
 
     next_ms: float
     reacts: bool
+    _is_held: bool
 
     def pop(self) -> int:
         """The index of the request that arrives at `next_ms`."""
@@ -38,10 +39,16 @@ class Arrivals:
 
     def hold(self) -> None:
         """Let nothing arrive before `release`."""
-        raise NotImplementedError
+        self._is_held = True
+        self._look_ahead()
 
     def release(self) -> None:
         """Let what is due arrive again."""
+        self._is_held = False
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Set `next_ms` to when the next known request arrives; while held, none does."""
         raise NotImplementedError
 
 
@@ -142,16 +149,6 @@ class LoadDriver(Arrivals):
             heappush(self._caused, (now_ms, self._waiting_sessions.pop()))
         self._look_ahead()
         return unsent
-
-    def hold(self) -> None:
-        """See `Arrivals`."""
-        self._is_held = True
-        self._look_ahead()
-
-    def release(self) -> None:
-        """See `Arrivals`."""
-        self._is_held = False
-        self._look_ahead()
 
     def _pop_of_tree(self, waiting: WaitingRows) -> int:
         """`pop` where a start may cause arrivals, too."""

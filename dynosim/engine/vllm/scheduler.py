@@ -92,22 +92,10 @@ class VllmScheduler:
     ) -> None:
         drafts = spec.speculation
         names_emitting = names_emitting or spec.async_scheduling or drafts is not None
-        pool: BlockPool
-        self.retention: RetainingPool | None = None
-        if retains:
-            self.retention = pool = RetainingPool(
-                spec.usable_blocks,
-                extent_blocks,
-                publish_events=publish_events,
-                announced=announced,
-            )
-        else:
-            pool = BlockPool(
-                spec.usable_blocks,
-                extent_blocks,
-                publish_events=publish_events,
-                announced=announced,
-            )
+        make_pool = RetainingPool if retains else BlockPool
+        pool = make_pool(
+            spec.usable_blocks, extent_blocks, publish_events=publish_events, announced=announced
+        )
         cache = KvCache(
             pool,
             spec.block_size,
@@ -116,6 +104,7 @@ class VllmScheduler:
         )
         seats, waiting = Seats(spec.block_size), make_queue(spec.policy)
         self.pool = pool
+        self.retention = pool if isinstance(pool, RetainingPool) else None
         self.decodes = seats.decodes
         self.running = seats.running  # in admission order
         self.events: Sized = () if self.pool.events is None else self.pool.events
@@ -126,22 +115,11 @@ class VllmScheduler:
         self._cache = cache
         self._seats = seats
         self._waiting = waiting
-        self._drafting: Speculation | None = None
-        tokens_ahead = 0
-        if drafts is not None:
-            assert keep_rows, "drafts are followed step by step only"
-            self._drafting = Speculation(drafts, spec, seats)
-            tokens_ahead = self._drafting.step_tokens
-        is_fcfs = spec.policy == "fcfs"
-        self._remote = RemoteRequests(cache, is_fcfs=is_fcfs, tokens_ahead=tokens_ahead)
-        self._under_way: StepsUnderWay | None = None
-        self._offload: HostOffload | None = None
-        if spec.host_cache is not None:
-            self._offload = HostOffload(
-                spec.host_cache, spec.block_size, seats, pool, reuse_blocks=spec.reuse_blocks
-            )
-        if spec.async_scheduling and (spec.takes_kv or spec.gives_kv):
-            self._under_way = StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
+        assert drafts is None or keep_rows, "drafts are followed step by step only"
+        self._drafting = None if drafts is None else Speculation(drafts, spec, seats)
+        self._remote = _remote_requests(spec, cache, self._drafting)
+        self._under_way = _steps_under_way(spec)
+        self._offload = _offload(spec, seats, pool)
         self._prefetches = Prefetches(cache, self._offload)
         self._loop = SchedulingLoop(
             spec,
@@ -628,3 +606,26 @@ class VllmScheduler:
 
 def _by_order(sequence: Sequence) -> int:
     return sequence.order
+
+
+def _remote_requests(
+    spec: EngineSpec, cache: KvCache, drafting: Speculation | None
+) -> RemoteRequests:
+    """What of requests has to do with KV that comes from elsewhere, or goes there."""
+    tokens_ahead = 0 if drafting is None else drafting.step_tokens
+    return RemoteRequests(cache, is_fcfs=spec.policy == "fcfs", tokens_ahead=tokens_ahead)
+
+
+def _steps_under_way(spec: EngineSpec) -> StepsUnderWay | None:
+    """Steps that others may interfere with; None: nobody can."""
+    if not spec.async_scheduling or not (spec.takes_kv or spec.gives_kv):
+        return None
+    return StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
+
+
+def _offload(spec: EngineSpec, seats: Seats, pool: BlockPool) -> HostOffload | None:
+    """Copies to and from host memory, if there is a cache in it."""
+    host = spec.host_cache
+    if host is None:
+        return None
+    return HostOffload(host, spec.block_size, seats, pool, reuse_blocks=spec.reuse_blocks)
