@@ -31,6 +31,7 @@ def can_go_apart(
         and not load.reacts
         and sum([pool.workers for pool in cluster.pools]) > 1
         and cluster.ranks.number == 1
+        and cluster.ranks.rule is None
         and options.client_timeout_ms is None
         and cluster.disagg is None
         and cluster.frontend is None
