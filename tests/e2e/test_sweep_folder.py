@@ -58,7 +58,11 @@ def test_a_second_sweep_in_the_folder_of_a_running_one_is_refused(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     out = tmp_path / "out"
-    many = ["--set", "space.engine.max_num_seqs={min: 1, max: 400, step: 1}"]
+    keys = (
+        "space.engine.max_num_seqs={min: 1, max: 40, step: 1}",
+        "workload.synthetic.requests=500",
+    )  # so much that it runs on while we look
+    many = [word for key in keys for word in ("--set", key)]
     process = subprocess.Popen(
         [sys.executable, "-m", "dynosim", "sweep", sweep_file, "--out", out, "--jobs", "1", *many],
         stderr=subprocess.DEVNULL,
