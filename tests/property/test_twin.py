@@ -76,7 +76,7 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
         "engine": spec,
         "timing": timing,
         "num_workers": num_workers,
-        "routing": with_lossy_events(routing),
+        "routing": with_lossy_events(own, routing),
         "cpu_workers": cpu_workers,
         "cpu_step_time_scale": 3.0,
         "concurrency": concurrency,
