@@ -1,5 +1,7 @@
 """The requests of a trace, as engines take them."""
 
+from math import inf, nextafter
+
 from dynosim.blocks.retention import BlockClaims, block_claims
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.engine.sequence import Sequence
@@ -10,7 +12,12 @@ NOTHING = Retention()
 
 
 class Requests:
-    """Makes an engine's sequence of each row, when its time has come."""
+    """Makes an engine's sequence of each row, when its time has come.
+
+    Those of one instant arrive one after another, as requests do at a frontend. Engines that go by
+    priorities preempt the one that arrived last; of several that arrived at one time vLLM takes
+    the first it finds, so that two of them may take each other's blocks for ever.
+    """
 
     def __init__(self, trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
         self.input_tokens = packed(trace.input_tokens)
@@ -22,6 +29,8 @@ class Requests:
         self._path = packed(extents.path)
         self._path_offsets = packed(extents.path_offsets)
         self._path_blocks = packed(extents.path_blocks)
+        self._instant_ms = -inf
+        self._last_ms = -inf  # when the last one of that instant has arrived
         self._claims = None
         if trace.retention is not None and self._has_paths:
             self._claims = RequestClaims(trace, trace.retention, extents, cluster.block_size)
@@ -46,7 +55,7 @@ class Requests:
             self.wanted_tokens(index),
             first.path,
             first.path_blocks,
-            now_ms,
+            self._arrival_ms(now_ms),
             first.priority,
             first.request_id,
         )
@@ -69,13 +78,21 @@ class Requests:
             output_tokens,
             path,
             path_blocks,
-            now_ms,
+            self._arrival_ms(now_ms),
             0 if self._priorities is None else self._priorities[index],
             request_id,
         )
         if self._claims is not None:
             sequence.claims = self._claims.of(index, path)
         return sequence
+
+    def _arrival_ms(self, now_ms: float) -> float:
+        """Another time for each request, the next one a float can say."""
+        if now_ms == self._instant_ms:
+            self._last_ms = nextafter(self._last_ms, inf)
+        else:
+            self._instant_ms = self._last_ms = now_ms
+        return self._last_ms
 
 
 class RequestClaims:

@@ -179,7 +179,6 @@ def aggregated(seed: int) -> World:
     """Some with tiers, some with ranks."""
     rng = random.Random(seed)
     has_tiers = rng.random() < 0.3
-    # Prompts may take each other's blocks for ever.
     options: dict[str, Any] = {"until_ms": LONG_MS if has_tiers else 20_000.0}
     if has_tiers:
         trace = pressing_trace(rng)
