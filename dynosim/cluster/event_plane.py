@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from dynosim.blocks.kv_event import KvEvent
+from dynosim.blocks.tier import Tier
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.event_faults import EventFault, EventFaults
 from dynosim.cluster.frontends import FrontendRouter
@@ -351,6 +352,7 @@ class DelayedPlane:
         if self._names is None:
             raise InvariantError("events that may be lost are published block by block, by hashes")
         settings, buffer = self._settings, self._buffers[worker_id]
+        events.sort(key=_is_beyond_device)
         block_events = [self._names.event(event) for event in events]
         first_id = buffer.next_id
         for event in block_events:
@@ -385,6 +387,11 @@ class DelayedPlane:
         if stream.missing is not None and not had_gap:
             due_ms = message.due_ms + self._settings.recovery_ms
             self._send(due_ms, message.frontend, worker_id, -1, [])
+
+
+def _is_beyond_device(event: KvEvent) -> bool:
+    """Whether it is a connector's: vLLM tells of those of a step after those of its device."""
+    return event.tier is not Tier.DEVICE
 
 
 def _by_step(stamped: Sequence[StampedEvent]) -> Iterator[tuple[float, list[KvEvent]]]:

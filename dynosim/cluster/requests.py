@@ -1,5 +1,7 @@
 """The requests of a trace, as engines take them."""
 
+from math import inf, nextafter
+
 import numpy as np
 
 from dynosim.blocks.retention import BlockClaims, block_claims
@@ -12,7 +14,12 @@ NOTHING = Retention()
 
 
 class Requests:
-    """Makes an engine's sequence of each row, when its time has come."""
+    """Makes an engine's sequence of each row, when its time has come.
+
+    Those of one instant arrive one after another, as requests do at a frontend. Engines that go by
+    priorities preempt the one that arrived last; of several that arrived at one time vLLM takes
+    the first it finds, so that two of them may take each other's blocks for ever.
+    """
 
     def __init__(self, trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
         self.input_tokens = packed(trace.input_tokens)
@@ -28,6 +35,8 @@ class Requests:
         self.prefetches: frozenset[int] = frozenset()  # rows that are no requests
         if trace.is_prefetch is not None:
             self.prefetches = frozenset(np.flatnonzero(trace.is_prefetch).tolist())
+        self._instant_ms = -inf
+        self._last_ms = -inf  # when the last one of that instant has arrived
         self._claims = None
         if trace.retention is not None and self._has_paths:
             self._claims = RequestClaims(trace, trace.retention, extents, cluster.block_size)
@@ -52,7 +61,7 @@ class Requests:
             self.wanted_tokens(index),
             first.path,
             first.path_blocks,
-            now_ms,
+            self._arrival_ms(now_ms),
             first.priority,
             first.request_id,
         )
@@ -75,7 +84,7 @@ class Requests:
             output_tokens,
             path,
             path_blocks,
-            now_ms,
+            self._arrival_ms(now_ms),
             0 if self._priorities is None else self._priorities[index],
             request_id,
         )
@@ -86,6 +95,14 @@ class Requests:
             sequence.prompt_tokens = path_blocks * self._block_size + 1
             sequence.output_tokens = 0
         return sequence
+
+    def _arrival_ms(self, now_ms: float) -> float:
+        """Another time for each request, the next one a float can say."""
+        if now_ms == self._instant_ms:
+            self._last_ms = nextafter(self._last_ms, inf)
+        else:
+            self._instant_ms = self._last_ms = now_ms
+        return self._last_ms
 
 
 class RequestClaims:

@@ -114,9 +114,7 @@ class TierLinks:
     def _end_batch(self, batch: _Batch, now_ms: float) -> None:
         """Chunks have arrived; those gathered meanwhile go next, and what follows from them."""
         worker = batch.worker
-        worker.engine.core.tell_tiers(now_ms)
-        for write in batch.writes:
-            worker.engine.core.written(write)
+        worker.engine.written(batch.writes, now_ms)
         key = worker.worker_id, batch.tier
         gathered = self._gathering.pop(key)
         if gathered:

@@ -14,7 +14,7 @@ soon as its last step has been planned, when its last but one has been delivered
 then in the same state as before. That offset of one step is `_lag` everywhere below.
 """
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import NamedTuple, Protocol
 
 from dynosim.blocks.kv_event import KvEvent
@@ -22,7 +22,7 @@ from dynosim.engine.cores import Core
 from dynosim.engine.instant import instant_end, instant_start
 from dynosim.engine.lanes import CopyLanes
 from dynosim.engine.pace import NEVER, Pace
-from dynosim.engine.plan import CopyJob, KvLoad, StepPlan
+from dynosim.engine.plan import CopyJob, KvLoad, StepPlan, Write
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.timing.model import StepTimeModel
@@ -112,6 +112,7 @@ class Engine:
         "_stamped",
         "_steps_singly",
         "_times",
+        "_told",
         "_usual_pace",
         "copies",
         "core",
@@ -148,6 +149,7 @@ class Engine:
         self._usual_pace = (times, steps_singly)
         self._retention = core.retention
         self._stamped: list[StampedEvent] | None = [] if stamps_events else None
+        self._told: list[StampedEvent] = []  # by tiers amid the run under way, by when they will be
         self.unpublished: Sized = core.events if self._stamped is None else self._stamped
         self._pace = Pace()
         self._in_flight: list[StepPlan] = []  # at most `depth` of them
@@ -395,8 +397,31 @@ class Engine:
         assert self.lanes is not None
         if self._retention is not None:
             self.core.tell_tiers(now_ms)
+        num_before = len(self.core.events)
         for number in self.lanes.take_stored(now_ms):
             self.core.copied(number)
+        self._set_apart(num_before, now_ms)
+
+    def written(self, writes: Iterable[Write], now_ms: float) -> None:
+        """Chunks have arrived in a tier beyond the nearest."""
+        core = self.core
+        num_before = len(core.events)
+        core.tell_tiers(now_ms)
+        for write in writes:
+            core.written(write)
+        self._set_apart(num_before, now_ms)
+
+    def _set_apart(self, num_before: int, now_ms: float) -> None:
+        """Events after so many are a tier's: amid a run, of the step that is under way now."""
+        core, lag = self.core, self._lag
+        if self._stamped is None or self.run_steps == 0 or len(core.events) == num_before:
+            return
+        events = core.take_events()
+        first_ms = self._delivered_ms(1 - lag)
+        steps = max(1, self._steps_until(instant_start(now_ms)))
+        told_ms = self._delivered_ms(steps - lag)
+        self._told += [(first_ms, event) for event in events[:num_before]]
+        self._told += [(told_ms, event) for event in events[num_before:]]
 
     def plan_step(self, now_ms: float) -> StepPlan:
         """Have the next step planned, and put it in flight unless it computes nothing."""
@@ -461,6 +486,8 @@ class Engine:
         if lanes is not None and lanes.next_store_ms <= now_ms:
             self.hear_stored(now_ms)
         if self._stamped is not None:
+            if self._told:
+                self._publish_told(NEVER)
             self._stamp(now_ms)
         if finished:
             self._recorder.ended(finished, now_ms)
@@ -474,9 +501,15 @@ class Engine:
         The run goes on and ends when it would have. Returns whether anything was done. At depth two
         the events of a step are published when the step before has been delivered.
         """
-        steps = self.run_steps
-        if steps <= 1:
+        if self.run_steps <= 1:
             return False
+        if not self._told:
+            return self._settle(now_ms)
+        has_settled = self._settle(now_ms)
+        return self._publish_told(instant_end(now_ms)) or has_settled
+
+    def _settle(self, now_ms: float) -> bool:
+        steps = self.run_steps
         elapsed_ms = instant_end(now_ms) - self._run_start_ms
         if (self._lag and elapsed_ms < 0) or not self.core.may_publish(steps):
             return False
@@ -677,4 +710,15 @@ class Engine:
     def _stamp(self, now_ms: float) -> None:
         """Note that all new KV events are published at `now_ms`."""
         assert self._stamped is not None
+        if self._told:
+            self._publish_told(instant_end(now_ms))
         self._stamped += [(now_ms, event) for event in self.core.take_events()]
+
+    def _publish_told(self, until_ms: float) -> bool:
+        """Publish what tiers have told amid a run, as far as its steps have ended by then."""
+        assert self._stamped is not None
+        due = [one for one in self._told if one[0] <= until_ms]
+        if due:
+            self._told = [one for one in self._told if one[0] > until_ms]
+            self._stamped += due
+        return bool(due)

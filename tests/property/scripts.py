@@ -179,7 +179,6 @@ def aggregated(seed: int) -> World:
     """Some with tiers, some with ranks."""
     rng = random.Random(seed)
     has_tiers = rng.random() < 0.3
-    # Prompts may take each other's blocks for ever.
     options: dict[str, Any] = {"until_ms": LONG_MS if has_tiers else 20_000.0}
     if has_tiers:
         trace = pressing_trace(rng)
@@ -281,15 +280,15 @@ def _world(
         "waits_for_workers": is_scaled and rng.random() < 0.7,
     }
     scaling_seed = rng.getrandbits(32) if is_scaled else None
-    return World(trace, _with_lossy_events(cluster), events, options, scaling_seed)
+    return World(trace, _with_lossy_events(rng, cluster), events, options, scaling_seed)
 
 
-def _with_lossy_events(cluster: ClusterSpec) -> ClusterSpec:
+def _with_lossy_events(rng: random.Random, cluster: ClusterSpec) -> ClusterSpec:
     """Now and then with KV events that get lost or overtake each other, at all pools alike."""
     routing, disagg = cluster.routing, cluster.disagg
     if routing is not None:
-        cluster = replace(cluster, routing=with_lossy_events(routing))
+        cluster = replace(cluster, routing=with_lossy_events(rng, routing))
     if disagg is not None and disagg.decode_routing is not None:
-        decode_routing = with_lossy_events(disagg.decode_routing)
+        decode_routing = with_lossy_events(rng, disagg.decode_routing)
         cluster = replace(cluster, disagg=replace(disagg, decode_routing=decode_routing))
     return cluster

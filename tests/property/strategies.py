@@ -193,9 +193,8 @@ def random_routing(rng: random.Random, spec: EngineSpec) -> RoutingSpec:
     )
 
 
-def with_lossy_events(routing: RoutingSpec) -> RoutingSpec:
+def with_lossy_events(rng: random.Random, routing: RoutingSpec) -> RoutingSpec:
     """The same, now and then with KV events that get lost and overtake each other."""
-    rng = random.Random(f"{routing.settings!r} {routing.events!r} lossy")
     if rng.random() < 0.6:
         return routing
     events = replace(

@@ -59,7 +59,7 @@ def aggregated(seed: int) -> tuple[Trace, ClusterSpec, RunOptions]:
         trace = with_sessions(rng, trace)
     spec = random_spec(rng, trace)
     timing = random_timing(rng, spec)
-    routing = with_lossy_events(random_routing(rng, spec))
+    routing = with_lossy_events(random.Random(f"{seed}/lossy"), random_routing(rng, spec))
     cluster = equal_workers(spec, timing, num_workers=rng.randint(1, 3), routing=routing)
     startup_ms = rng.choice([0.0, 35.0, 200.0])
     cluster = replace(cluster, pools=(replace(cluster.pools[0], startup_ms=startup_ms),))

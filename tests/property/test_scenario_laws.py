@@ -1,7 +1,7 @@
 """Whatever a script does to a cluster: nothing is lost, and runs in bulk are exact."""
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from same_runs import assert_same
 from scripts import World, aggregated, disaggregated
 
 from dynosim.metrics import check_conservation
-from dynosim.records import RequestLog, RequestStatus, RunResult
+from dynosim.records import RequestLog, RequestStatus
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -21,7 +21,7 @@ def check_world(world: World) -> None:
     """The laws, of a world that is made anew for each run."""
     bulk, seen = world.run(exact=False)
     single, seen_singly = world.run(exact=True)
-    assert_same(*[comparable(result) for result in (bulk, single)])
+    assert_same(bulk, single)
     assert bulk.tiers == single.tiers
     assert_same_looks(seen, seen_singly)
     check_conservation(bulk, world.trace)
@@ -31,16 +31,12 @@ def check_world(world: World) -> None:
     assert (produced <= wanted).all()
 
 
-def comparable(result: RunResult) -> RunResult:
-    """But for what indexes count where several steps at once tell in other pieces or order."""
-    if result.routing is None or not result.tiers:
-        return result
-    return replace(result, routing=replace(result.routing, counters={}, index_blocks=0))
-
-
 @settings(max_examples=70, deadline=None)
 @given(SEEDS)
 @example(3862)  # blocks of a request that was preempted, then lost with its frontend
+@example(1019)  # stores that end amid a run
+@example(1491)  # chunks that come to a farther tier amid a run
+@example(1265)  # what device and tier tell in one step
 def test_aggregated_clusters_under_scripts(seed: int) -> None:
     check_world(aggregated(seed))
 

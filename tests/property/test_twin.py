@@ -8,6 +8,7 @@ import numpy as np
 from clusters import run_twin
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from probing import Ask, trace_of
 from same_runs import assert_close, assert_same
 from strategies import (
     bounded_spec,
@@ -21,6 +22,7 @@ from strategies import (
     with_sessions,
 )
 
+from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import check_conservation
 from dynosim.records import NO_REQUEST, RequestStatus, RunResult, Trace
 from dynosim.router.busy import BusyThresholds
@@ -76,7 +78,7 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
         "engine": spec,
         "timing": timing,
         "num_workers": num_workers,
-        "routing": with_lossy_events(routing),
+        "routing": with_lossy_events(own, routing),
         "cpu_workers": cpu_workers,
         "cpu_step_time_scale": 3.0,
         "concurrency": concurrency,
@@ -230,3 +232,37 @@ def test_same_seed_when_run_twice_gives_the_same_bytes(seed: int) -> None:
                 assert ours == theirs, column.name
             else:
                 assert ours.tobytes() == theirs.tobytes(), column.name
+
+
+@settings(max_examples=80, deadline=None)
+@given(SEEDS)
+def test_nobody_takes_the_blocks_of_others_for_ever(seed: int) -> None:
+    """Where two or three prompts that come at once, cut into chunks, are too many for the cache.
+
+    vLLM preempts the first of those who are equally urgent, also if that is the one it served last;
+    but no two requests are, as no two arrive at one time.
+    """
+    rng = random.Random(seed)
+    asks = [
+        Ask(0.0, (number, *range(10, 13)), 0, rng.choice([1, 8, 30]))
+        for number in range(rng.choice([2, 3]))
+    ]
+    trace = replace(trace_of(asks, 16), priority=np.zeros(len(asks), np.int64))
+    longest = 64 + 30
+    engine = EngineSpec(
+        num_gpu_blocks=-(-longest // 4) + 1 + rng.choice([0, 2]),
+        max_model_len=longest,
+        block_size=4,
+        max_num_seqs=8,
+        max_num_batched_tokens=rng.choice([8, 16, 64]),
+        enable_prefix_caching=rng.random() < 0.3,
+        long_prefill_token_threshold=rng.choice([4, 8]),
+        policy=rng.choice(["priority", "priority", "fcfs"]),
+        scheduler_reserve_full_isl=rng.random() < 0.3,
+        async_scheduling=rng.random() < 0.5,
+    )
+    timing = LinearModel(
+        base_ms=5.0, per_prefill_token_ms=0.05, per_decode_ms=0.1, per_context_token_ms=0.0005
+    )
+    result = run_twin(trace, engine=engine, timing=timing, num_workers=1, until_ms=60_000.0)
+    assert (result.requests.status == RequestStatus.COMPLETED).all()
