@@ -532,14 +532,14 @@ class Cluster:
 
     def _place(self, index: int, num_tokens: int, now_ms: float) -> None:
         """Have a request with so many known tokens placed."""
-        handoffs = self._handoffs
+        handoffs = None if index in self._requests.prefetches else self._handoffs
         if handoffs is not None:
             passage, duty = handoffs.arrives(index, num_tokens, self._placer, now_ms)
             self.place_next(passage, duty, now_ms)
             return
         try:
             priority = self._requests.priority(index)
-            if self.generations is None:
+            if self.generations is None or self._handoffs is not None:
                 worker_id = self._placer.place(index, num_tokens, priority, now_ms)
             else:
                 constraints = self.generations.choose(index)
@@ -568,7 +568,7 @@ class Cluster:
         """Hand a request to a worker."""
         journal = self._journal
         journal.worker_id[index] = worker_id
-        if self._handoffs is not None:
+        if self._handoffs is not None and index not in self._requests.prefetches:
             sequence = self._next_sequence(self._handoffs, index, self.workers[worker_id], now_ms)
         elif self._moved and index in self._moved:
             sequence, last_token_ms = self._moved.pop(index)
@@ -622,6 +622,9 @@ class Cluster:
 
     def _refuse(self, index: int, error: RequestRefusedError, now_ms: float) -> None:
         """A router takes a request not, or no more; it may be on its way from pool to pool."""
+        if index in self._requests.prefetches:  # no worker has to come for it
+            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            return
         if self._lobby is not None and self._lobby.takes(index, self.workers, self._handoffs):
             return
         if self._handoffs is not None:
@@ -668,7 +671,7 @@ class Cluster:
         """
         self._num_ended += 1
         self._journal.status[index] = int(status)
-        if self._handoffs is not None:
+        if self._handoffs is not None and index not in self._requests.prefetches:
             self._give_up_passage(index, now_ms)
         elif self._lobby is not None and self._lobby.leave(index):
             self._moved.pop(index, None)
@@ -922,6 +925,8 @@ class Cluster:
         """A worker of a pool is gone: its requests, and those whose KV it held, go on elsewhere."""
         handoffs, placer, journal = self._handoffs, self._placer, self._journal
         assert handoffs is not None and isinstance(placer, PoolPlacers)
+        ahead = [one for one in lost if one[0].is_prefetch]
+        lost = [one for one in lost if not one[0].is_prefetch]
         placer.forget_of(worker, [sequence.index for sequence, _ in lost])
         for sequence, num_tokens in lost:
             if worker.is_decode:
@@ -934,6 +939,8 @@ class Cluster:
                 self._fail(index, "lost its worker more often than migration_limit allows", now_ms)
             else:
                 journal.migrations[index] = journal.migrations.get(index, 0) + 1
+        for sequence, num_tokens in ahead:
+            self._move(worker, sequence, num_tokens, now_ms)
         self._settle_handoffs(now_ms)
 
     def _ranks_of(self, worker: Worker) -> list[Worker]:
