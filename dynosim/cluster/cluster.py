@@ -328,10 +328,13 @@ class Cluster:
         """
         had = self.fleet.lose(worker, now_ms)
         lost = [one for one in had if self._endings.is_open(one[0].index)]
+        requests = [one for one in lost if not one[0].is_prefetch]
         if self.handoffs is None:
+            self._dispatch.placer.forget([sequence.index for sequence, _ in requests])
             self._move(lost, now_ms)
         else:
-            self._move_between_pools(self.handoffs, worker, lost, now_ms)
+            self._move_between_pools(self.handoffs, worker, requests, now_ms)
+            self._move([one for one in lost if one[0].is_prefetch], now_ms)
         self._go_on(now_ms)
 
     def hang(self, worker: Worker, now_ms: float) -> None:
@@ -354,8 +357,6 @@ class Cluster:
 
     def _move(self, lost: list[tuple[Sequence, int]], now_ms: float) -> None:
         """Have requests placed anew, each with the tokens it has got."""
-        placed = [sequence.index for sequence, _ in lost if not sequence.is_prefetch]
-        self._dispatch.placer.forget(placed)
         for sequence, num_tokens in sorted(lost, key=_by_index):
             index = sequence.index
             if self._migrants.may_move(index):

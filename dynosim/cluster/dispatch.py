@@ -135,14 +135,14 @@ class Dispatch:
 
     def place(self, index: int, num_tokens: int, now_ms: float) -> None:
         """Have a request with so many known tokens placed."""
-        handoffs = self._handoffs
+        handoffs = self._handoffs_of(index)
         if handoffs is not None:
             passage, duty = handoffs.arrives(index, num_tokens, now_ms)
             self.place_next(passage, duty, now_ms)
             return
         try:
             priority = self._requests.priority(index)
-            if self._generations is None:
+            if self._generations is None or self._handoffs is not None:
                 worker_id = self.placer.place(index, num_tokens, priority, now_ms)
             else:
                 constraints = self._generations.choose(index)
@@ -194,8 +194,9 @@ class Dispatch:
         """Give a request to a worker."""
         journal, worker = self._journal, self._fleet.workers[worker_id]
         journal.worker_id[index] = worker_id
-        if self._handoffs is not None:
-            sequence = self._handoffs.dispatched(index, worker, now_ms)
+        handoffs = self._handoffs_of(index)
+        if handoffs is not None:
+            sequence = handoffs.dispatched(index, worker, now_ms)
         elif self._migrants.waiting and index in self._migrants.waiting:
             sequence = self._migrants.move_in(index, worker)
         else:
@@ -223,15 +224,25 @@ class Dispatch:
         self.placer.receive(worker, [], now_ms)  # it hears of what is cached now
         self._endings.finished(ended, now_ms)
 
+    def _handoffs_of(self, index: int) -> Handoffs | None:
+        """Who takes a request from pool to pool; None: nobody, for a prefetch goes to one worker.
+
+        It computes nothing that could be handed over.
+        """
+        return None if index in self._requests.prefetches else self._handoffs
+
     # ---- going without an answer ---------------------------------------------------------------
 
     def _refuse(self, index: int, error: RequestRefusedError, now_ms: float) -> None:
         """A router takes a request not, or no more; it may be on its way from pool to pool."""
-        if self._lobby is not None and self._lobby.takes(
-            index, self._fleet.workers, self._handoffs
+        is_needed = index not in self._requests.prefetches  # else no worker has to come for it
+        if (
+            is_needed
+            and self._lobby is not None
+            and self._lobby.takes(index, self._fleet.workers, self._handoffs)
         ):
             return
-        if self._handoffs is not None:
+        if is_needed and self._handoffs is not None:
             self._handoffs.let_go(index, now_ms)
             self._fleet.note_passed_on(now_ms)
         self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
@@ -249,9 +260,9 @@ class Dispatch:
 
         `sequence` is None if it has never been placed.
         """
-        agenda, fleet = self._agenda, self._fleet
-        if self._handoffs is not None:
-            self._handoffs.give_up(self, index, now_ms)
+        agenda, fleet, handoffs = self._agenda, self._fleet, self._handoffs_of(index)
+        if handoffs is not None:
+            handoffs.give_up(self, index, now_ms)
             fleet.note_passed_on(now_ms)
         elif self._lobby is not None and self._lobby.leave(index):
             self._migrants.leave(index)

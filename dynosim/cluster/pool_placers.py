@@ -102,9 +102,9 @@ class PoolPlacers:
         self._of(worker).receive(worker, finished, now_ms)
 
     def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
-        """A client waits no more for a request on a worker."""
-        assert worker is not None
-        self._of(worker).give_up(index, worker, now_ms)
+        """A client waits no more for a request: on a worker, or (None) before prefill workers."""
+        placer = self._prefill if worker is None else self._of(worker)
+        placer.give_up(index, worker, now_ms)
 
     def give_up_queued(self, index: int, *, at_decode: bool, now_ms: float) -> None:
         """A client waits no more for a request that waits in one of the routers."""

@@ -8,19 +8,16 @@ from dynosim.records import Trace
 
 
 def check_prefetches(trace: Trace, cluster: ClusterSpec) -> None:
-    """Refuse prefetches where there is nothing to load from, or nobody who would.
+    """Refuse prefetches where there is nothing to load from.
 
     Raises: ConfigError naming the first such row.
     """
     if trace.is_prefetch is None:
         return
     row = int(np.flatnonzero(trace.is_prefetch)[0])
-    name = f"{trace.source or 'trace'}: row {row} is a prefetch"
-    remedy = "or leave out workload.agents.prefetch_lead_ms, or the rows with prefetch"
-    if cluster.disagg is not None:
-        raise ConfigError(
-            f"{name}: workers that compute prompts for others load nothing ahead of requests (set "
-            f"cluster.mode: agg, {remedy})"
-        )
     if all(pool.tiers is None for pool in cluster.pools):
-        raise ConfigError(f"{name}: there is no tier to load from (add cluster.tiers, {remedy})")
+        raise ConfigError(
+            f"{trace.source or 'trace'}: row {row} is a prefetch: there is no tier to load from "
+            "(add cluster.tiers, or leave out workload.agents.prefetch_lead_ms, or the rows with "
+            "prefetch)"
+        )

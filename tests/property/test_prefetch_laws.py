@@ -2,6 +2,7 @@
 the device has is not loaded."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from clusters import equal_workers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from same_runs import assert_same
+from scripts import World, aggregated, disaggregated
 from strategies import pressed_spec, pressing_trace, random_timing
 from test_tier_laws import (
     SEEDS,
@@ -48,6 +50,30 @@ def test_no_block_is_lost_and_none_of_use_twice(seed: int, exact: bool) -> None:
     assert trace.is_prefetch is not None
     ended = result.requests.status[trace.is_prefetch]
     assert not (ended == RequestStatus.COMPLETED).any()
+
+
+def tiered(make: Callable[[int], World], seed: int) -> World:
+    """The next world with tiers, with prefetches."""
+    while True:
+        world = make(seed)
+        if any(pool.tiers for pool in world.cluster.pools):
+            trace = with_prefetches(random.Random(seed + 1), world.trace)
+            return replace(world, trace=trace)
+        seed += 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.sampled_from([aggregated, disaggregated]))
+def test_under_scripts_too_nothing_is_lost_and_bulk_does_as_single_steps_do(
+    seed: int, make: Callable[[int], World]
+) -> None:
+    """Of all that can happen to a cluster, with prefill and decode workers or without."""
+    world = tiered(make, seed)
+    bulk, single = [without_counters(world.run(exact=exact)[0]) for exact in (False, True)]
+    check_conservation(bulk, world.trace)
+    assert_same(bulk, single)
+    assert bulk.tiers == single.tiers
+    assert bulk.prefetches == single.prefetches
 
 
 @settings(max_examples=30, deadline=None)

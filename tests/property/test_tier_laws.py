@@ -108,7 +108,7 @@ def with_prefetches(rng: random.Random, trace: Trace) -> Trace:
     """The same, and some of its prompts later once more, first as prefetches and then most of them
     as requests."""
     rows = [(float(at_ms), row, False) for row, at_ms in enumerate(trace.arrival_ms)]
-    for row in rng.choices(range(len(trace)), k=len(trace) // 2):
+    for row in rng.choices(range(len(trace)), k=max(1, len(trace) // 2)):
         at_ms = float(trace.arrival_ms[row]) + rng.uniform(0, 1500)
         rows.append((at_ms, row, True))
         if rng.random() < 0.8:

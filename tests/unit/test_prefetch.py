@@ -85,14 +85,15 @@ def test_what_the_device_has_is_not_loaded() -> None:
 
 
 def test_what_the_device_has_in_part_is_loaded_whole_and_in_its_place() -> None:
-    """The last request makes two extents of the first prompt, of 2 and of 3 blocks, of which the
-    other one evicts 2."""
-    split = prompt(1000, 1, 2, 9)
-    asks = [FIRST, prompt(100, *OTHERS[:7]), ahead(160, *IDS), prompt(200, *IDS), split]
+    """The last request makes two extents of the first prompt, of 2 blocks each. The two others need
+    7 blocks and evict one of the second extent; the last blocks of both are blank again."""
+    others = [prompt(100, *OTHERS[:4]), prompt(100, *OTHERS[5:8])]
+    five, split = IDS[:5], prompt(1000, 1, 2, 9)
+    asks = [prompt(0, *five), *others, ahead(160, *five), prompt(200, *five), split]
     result = run(asks, cluster(HOST))
-    assert result.prefetches == PrefetchLog(3, 3, 0)
-    assert result.requests.cached_tokens[3] == 20
-    assert result.tiers[0].loaded_blocks == 3
+    assert result.prefetches == PrefetchLog(2, 2, 0)
+    assert result.requests.cached_tokens[4] == 16
+    assert result.tiers[0].loaded_blocks == 2
 
 
 def test_all_full_blocks_of_a_prompt_are_loaded_also_its_last() -> None:
@@ -228,14 +229,17 @@ def test_without_a_tier_it_is_refused() -> None:
 
 
 def test_a_router_counts_it_as_no_load_but_hears_of_what_it_brought() -> None:
-    """Of two workers the first one holds the prompt on its host. The prefetch goes there, and so
-    does the request that comes while it loads, beside a router that knows of a request's load."""
+    """One worker has the prompt on its host: the prefetch goes there, and so does a short request
+    that shares its beginning, in the middle of the load and when it is over."""
     routing = RoutingSpec(RouterSpec(BLOCK, mode="kv"))
-    slow = replace(HOST, read_gb_s=0.2)  # 25 ms for 5 blocks
+    slow = replace(HOST, read_gb_s=0.1)  # 50 ms for 5 blocks
     spec = replace(cluster(slow, workers=2), routing=routing)
-    asks = [FIRST, prompt(40, 31), prompt(100, *OTHERS), ahead(400, *IDS)]
-    for at_ms in (410, 500):  # in the middle, and when it is there
-        result = run([*asks, prompt(at_ms, *IDS)], spec)
+    others = [
+        prompt(100 * number, *range(start := 20 * number, start + 10)) for number in range(1, 5)
+    ]
+    for at_ms in (1010.0, 1100.0):
+        result = run([FIRST, *others, ahead(1000, *IDS), prompt(at_ms, 1, 2, 9)], spec)
         worker = result.requests.worker_id.tolist()
-        assert worker[4] == worker[3] == worker[0]
-        assert result.prefetches == PrefetchLog(5, 5, 0)
+        assert set(worker[:5]) == {0, 1}
+        assert worker[6] == worker[5] == worker[0]
+        assert result.prefetches == PrefetchLog(5, 2, 0)

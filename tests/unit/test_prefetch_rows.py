@@ -234,24 +234,24 @@ def test_the_terminal_tells_of_them(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 DISAGG = {"mode": "disagg", "prefill": {"workers": 1}, "decode": {"workers": 1},
-          "transfer": {"preset": "ib", "kv_bytes_per_token": 1000}}  # fmt: skip
+          "transfer": {"preset": "ib", "kv_bytes_per_token": 1_000_000}}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("cluster", "message"),
-    [({}, "there is no tier to load from"), (DISAGG, "set cluster.mode: agg")],
-)
-def test_a_cluster_that_cannot_is_refused(
-    cluster: dict[str, Any],
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_prefill_worker_has_it_loaded(tmp_path: Path) -> None:
+    rows = written(tmp_path / "t.jsonl", TURN, OTHER, AHEAD, NEXT)
+    plan = config(rows)
+    outcome = run(RunConfig.of({**plan, "cluster": {**plan["cluster"], **DISAGG}}), check=True)
+    assert [outcome.report[key] for key in KEYS] == [1, 64, 64, 0, 0]
+    assert outcome.requests["cached_tokens"].to_list() == [0, 0, 64]
+
+
+def test_without_tiers_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.json"
-    rows = written(tmp_path / "t.jsonl", TURN, AHEAD, NEXT)
-    path.write_text(json.dumps(config(rows, cluster=cluster)))
-    assert main(["run", str(path)]) == 2
-    assert message in capsys.readouterr().err
+    for cluster in ({}, DISAGG):
+        rows = written(tmp_path / "t.jsonl", TURN, AHEAD, NEXT)
+        path.write_text(json.dumps(config(rows, cluster=cluster)))
+        assert main(["run", str(path)]) == 2
+        assert "there is no tier to load from" in capsys.readouterr().err
 
 
 # ---- live ----------------------------------------------------------------------------------------
