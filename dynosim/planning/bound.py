@@ -15,6 +15,7 @@ from dynosim.config.controllers import ScalingConfig
 from dynosim.planner.perfect import PerfectScaler, PerfectSchedule, perfect_schedule
 from dynosim.planning.plan_file import PlanFile
 from dynosim.planning.played import OfferedLoad, Played, Replayer, Tell, attainment_by_bin, meets
+from dynosim.planning.possible import possible
 from dynosim.records import FloatArray
 
 MENDINGS, TRIALS = 8, 32
@@ -93,7 +94,13 @@ class Bound:
         base = self.file.base
         scaling = (base.scaling or ScalingConfig()).model_copy(update={"actuation_delay_ms": 0.0})
         cluster = base.cluster.model_copy(update={"workers": schedule.held_at(0.0)})
-        config = base.model_copy(update={"cluster": cluster, "scaling": scaling})
+        launched_ms = [span.launch_ms for span in schedule.spans]
+        scenario = possible(
+            base.scenario, lambda _, at_ms: sum(each <= at_ms for each in launched_ms)
+        )
+        config = base.model_copy(
+            update={"cluster": cluster, "scaling": scaling, "scenario": scenario}
+        )
         scaler = PerfectScaler("workers", _to_the_end(schedule, self.load))
         return self.replayer.play(config, self.load, scaler)
 

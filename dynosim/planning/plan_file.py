@@ -12,6 +12,7 @@ from dynosim.config.overrides import apply_overrides
 from dynosim.config.schema import CONTROLLERS, RunConfig
 from dynosim.config.yaml_source import Document, read_document
 from dynosim.errors import ConfigError
+from dynosim.planning.possible import possible
 
 Data = dict[str, Any]
 
@@ -40,21 +41,24 @@ class PlanFile:
         return _run_under(self.document, controller, stated)
 
     def fixed(self, sizes: Sequence[int]) -> RunConfig:
-        """The run on so many workers of each pool, which nobody changes."""
+        """The run on so many workers of each pool, which nobody changes but its scenario."""
         base = self.base
+        names = POOL_ROLES if base.cluster.is_disagg else ("workers",)
+        counts = dict(zip(names, sizes, strict=True))
+        scenario = possible(base.scenario, lambda pool, _: counts.get(pool, 0))
+        starts = any(event.launches_workers for event in scenario)
         cluster: Data = {}
         if base.cluster.is_disagg:
             for role, size in zip(POOL_ROLES, sizes, strict=True):
                 pool = base.cluster.pool(role)
-                cluster[role] = pool.model_copy(
-                    update={"workers": size, "startup": _at_start(pool.startup)}
-                )
+                startup = pool.startup if starts else _at_start(pool.startup)
+                cluster[role] = pool.model_copy(update={"workers": size, "startup": startup})
         else:
             cluster["workers"] = sizes[0]
-        cluster["startup"] = _at_start(base.cluster.startup)
+        cluster["startup"] = base.cluster.startup if starts else _at_start(base.cluster.startup)
         return base.model_copy(
             update=dict.fromkeys((*CONTROLLERS, "scaling"))
-            | {"cluster": base.cluster.model_copy(update=cluster)}
+            | {"cluster": base.cluster.model_copy(update=cluster), "scenario": scenario}
         )
 
 
@@ -72,6 +76,8 @@ def plan_file(document: Document) -> PlanFile:
     configs = [_run_under(document, name, document.data[name]) for name in stated]
     base = configs[0] if configs else _run_under(document, "planner", {})
     _check_base(document.name, base)
+    if base.scenario:
+        _check_scenario(document)
     source = "sla:"
     if base.sla is None:
         source = "planner:"
@@ -84,6 +90,17 @@ def _run_under(document: Document, controller: str, section: Any) -> RunConfig:
     data = {key: value for key, value in document.data.items() if key not in CONTROLLERS}
     under = Document({**data, controller: section}, document.name, document.folder, document.places)
     return run_config(under)
+
+
+def _check_scenario(document: Document) -> None:
+    """Refuse events of what is not there when all begin: who scales may never launch a worker more.
+
+    Raises: ConfigError, as a run without anybody who scales would.
+    """
+    unscaled = {
+        key: value for key, value in document.data.items() if key not in (*CONTROLLERS, "scaling")
+    }
+    run_config(Document(unscaled, document.name, document.folder, document.places))
 
 
 def _sla_of_planner(document: Document) -> Mapping[str, Any]:
