@@ -7,8 +7,10 @@ from typing import Any
 
 from dynosim.config.aliases import RUN_ALIASES, use_our_names
 from dynosim.config.cluster import POOL_ROLES
+from dynosim.config.explain import parts_of
 from dynosim.config.loading import run_config
 from dynosim.config.overrides import apply_overrides
+from dynosim.config.problems import Problem
 from dynosim.config.schema import CONTROLLERS, RunConfig
 from dynosim.config.yaml_source import Document, read_document
 from dynosim.errors import ConfigError
@@ -76,8 +78,7 @@ def plan_file(document: Document) -> PlanFile:
     configs = [_run_under(document, name, document.data[name]) for name in stated]
     base = configs[0] if configs else _run_under(document, "planner", {})
     _check_base(document.name, base)
-    if base.scenario:
-        _check_scenario(document)
+    _check_scenario(document, base)
     source = "sla:"
     if base.sla is None:
         source = "planner:"
@@ -92,15 +93,17 @@ def _run_under(document: Document, controller: str, section: Any) -> RunConfig:
     return run_config(under)
 
 
-def _check_scenario(document: Document) -> None:
-    """Refuse events of what is not there when all begin: who scales may never launch a worker more.
-
-    Raises: ConfigError, as a run without anybody who scales would.
+def _check_scenario(document: Document, base: RunConfig) -> None:
+    """Refuse events of workers that are not there when all begin, and that no event starts: who
+    scales may never launch them. Raises: ConfigError, as for a run file of nobody who scales.
     """
-    unscaled = {
-        key: value for key, value in document.data.items() if key not in (*CONTROLLERS, "scaling")
-    }
-    run_config(Document(unscaled, document.name, document.folder, document.places))
+    broken = [
+        Problem(parts_of(key), text, remedy)
+        for key, is_broken, text, remedy in base.rules_of_scenario(may_grow=False)
+        if is_broken
+    ]
+    if broken:
+        raise document.error(broken)
 
 
 def _sla_of_planner(document: Document) -> Mapping[str, Any]:
