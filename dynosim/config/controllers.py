@@ -80,6 +80,18 @@ class PlannerConfig(Section):
     """Whether engines' reports decide; always but with `sla`."""
     max_throughput_scaling_replicas: Count = 8
     """How far demand moves a pool at a time. Unit: workers."""
+    max_load_scaling_replicas: Count = 8
+    """How far engines' reports move a pool up at a time, with `sla`; at 1 they ask for no more
+    while one starts. Unit: workers."""
+    burst_memory_ms: NotNegative = 300_000.0
+    """How long workers are kept for a burst where too many first tokens were late, with `sla`; 0:
+    no worker is kept for bursts."""
+    attainment: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of first tokens that are to be in time, with `sla`. Unit: share."""
+    attainment_window_ms: PositiveMs = 3_600_000.0
+    """Over which time that is looked at, and bursts are compared."""
+    spread_prompts: bool = False
+    """Whether a worker is taken to compute a part of prompts in each step, not whole ones."""
     max_gpu_budget: Count | None = 8
     """Most GPUs of all its pools together; null: no limit. Unit: GPUs."""
     min_gpu_budget: Count | None = None
@@ -98,7 +110,7 @@ class PlannerConfig(Section):
     """Most decode workers; null: as `max_endpoint`. Unit: workers."""
     load_predictor: LoadPredictorConfig = LoadPredictorConfig.model_construct()
     """How demand is foreseen."""
-    max_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     """How much of a worker's capacity demand may take. Unit: share."""
     latency_correction: bool = False
     """Whether capacities follow what was observed beside what was expected."""

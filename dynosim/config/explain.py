@@ -41,7 +41,7 @@ def explain(error: ValidationError, root: type[BaseModel], data: Any) -> list[Pr
         if kind == RULES:
             for key, text, remedy in context["broken"]:
                 is_rule = path == ("engine",) or key.startswith(_OF_ENGINES)
-                problems.append(Problem((*path, *_parts(key)), text, remedy, is_rule=is_rule))
+                problems.append(Problem((*path, *parts_of(key)), text, remedy, is_rule=is_rule))
         elif kind == REFUSED:
             problems.append(Problem(path, context["text"], context["remedy"]))
         elif kind == "extra_forbidden":
@@ -52,7 +52,7 @@ def explain(error: ValidationError, root: type[BaseModel], data: Any) -> list[Pr
     return problems
 
 
-def _parts(key: str) -> Path:
+def parts_of(key: str) -> Path:
     """The way to a key of a rule, `a.2.b`: numbers are places in a list."""
     return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 

@@ -168,6 +168,15 @@ class ScenarioEventConfig(Section):
             return self.replace == "start"
         return self.action in ("launch", "rolling_update", "canary")
 
+    @property
+    def named_worker(self) -> tuple[str, int] | None:
+        """The pool of the single worker that it is about, and its number; None: it is not."""
+        value = getattr(self, self.action)
+        if self.action not in (*ON_WORKERS, *ON_KV_EVENTS) or value == ALL_WORKERS or "=" in value:
+            return None
+        pool, _, number = value.partition("/")
+        return pool, int(number)
+
     def _is_stated(self, key: str) -> bool:
         return bool(getattr(self, key) != type(self).model_fields[key].default)
 

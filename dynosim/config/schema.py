@@ -3,6 +3,7 @@
 A default stands once: here, or in the spec that is built from the section, from which it is taken.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -299,6 +300,10 @@ class RunConfig(Section):
 
     def _check_scenario(self) -> None:
         """Refuses events of workers, pools and places that there never are."""
+        check_rules(self.rules_of_scenario(may_grow=self.is_scaled))
+
+    def rules_of_scenario(self, *, may_grow: bool) -> Iterator[Rule]:
+        """What is wrong with its events; `may_grow`: more workers may come than they start."""
         cluster = self.cluster
         pools = {"workers": cluster.workers - cluster.cpu_workers}
         if cluster.cpu_workers:
@@ -311,15 +316,13 @@ class RunConfig(Section):
         for role in roles:
             for domain, values in cluster.topology_of(role).items():
                 places.setdefault(domain, set()).update(values)
-        check_rules(
-            scenario_rules(
-                self.scenario,
-                pools,
-                places,
-                frontends=self.router.frontends,
-                may_grow=self.is_scaled,
-                deafness=self._deafness(roles),
-            )
+        return scenario_rules(
+            self.scenario,
+            pools,
+            places,
+            frontends=self.router.frontends,
+            may_grow=may_grow,
+            deafness=self._deafness(roles),
         )
 
     def _deafness(self, roles: tuple[PoolRole | None, ...]) -> tuple[str, str] | None:

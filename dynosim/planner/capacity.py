@@ -3,7 +3,8 @@
 The engine is taken to be in balance: what comes is what leaves. Batches up to its limits are tried,
 and the best of those within the targets counts. Queueing is not in it: load scaling sees that.
 Source of the rules: Dynamo's planner 1.6 (engine queries); unlike there, cached prefixes weigh on
-the steps that attend to them, and targets that no batch meets give way as little as they can.
+the steps that attend to them, targets that no batch meets give way as little as they can, and an
+aggregated engine computes prompts in as few steps as they fit in, as engines do.
 """
 
 from collections.abc import Callable, Iterable
@@ -142,7 +143,7 @@ def _decode_points(
 def _aggregated_points(
     engine: EngineModel, mix: RequestMix, ttft_ms: float, itl_ms: float
 ) -> tuple[int, _At]:
-    """Each step computes as much of prompts as its decodes, in balance, make room for."""
+    """As much of prompts is computed as decodes, in balance, make room for."""
     context, tokens, osl = mix.context_tokens, mix.computed_isl, max(1.0, mix.osl)
     budget = engine.max_num_batched_tokens
 
@@ -151,13 +152,26 @@ def _aggregated_points(
         if share > budget - num_seqs:
             return None
         kv_tokens = num_seqs * context
-        gap_ms = engine.mixed_ms(share, num_seqs, kv_tokens, mix) / mix.accept_length
+        gap_ms = _gap_ms(engine, mix, share, num_seqs) / mix.accept_length
         first_ms = engine.prompts_ms(share + tokens, mix, num_seqs, kv_tokens)
         miss = max(first_ms / ttft_ms, gap_ms / itl_ms)
         rps = _per_second(num_seqs, osl * gap_ms)
         return OperatingPoint(rps, num_seqs, first_ms, gap_ms, miss)
 
     return min(engine.max_num_seqs, engine.max_kv_tokens // context, budget - 1), at
+
+
+def _gap_ms(engine: EngineModel, mix: RequestMix, share: int, num_seqs: int) -> float:
+    """A step on average: prompts are computed as far at a time as they are long and there is room,
+    in as many steps as that takes, or in every step as much as is its share."""
+    kv_tokens = num_seqs * mix.context_tokens
+    if engine.spreads_prompts:
+        return engine.mixed_ms(share, num_seqs, kv_tokens, mix)
+    chunk = max(share, min(mix.computed_isl, engine.max_num_batched_tokens - num_seqs))
+    with_prompts = share / chunk
+    return with_prompts * engine.mixed_ms(chunk, num_seqs, kv_tokens, mix) + (
+        1 - with_prompts
+    ) * engine.decode_ms(num_seqs, kv_tokens)
 
 
 def _one_by_one(

@@ -55,7 +55,8 @@ class EngineModel:
     """Times of one engine within its limits.
 
     `ttft_factor` and `itl_factor` are what the times of prompts and of decode steps are multiplied
-    by, where observation has shown the times to be off.
+    by, where observation has shown the times to be off. `spreads_prompts`: whether an aggregated
+    engine computes a part of prompts in each step, not as much of one at a time as fits.
     """
 
     times: PassTimes
@@ -64,6 +65,7 @@ class EngineModel:
     max_kv_tokens: int = _MAX_KV_TOKENS
     ttft_factor: float = 1.0
     itl_factor: float = 1.0
+    spreads_prompts: bool = False
 
     @staticmethod
     def of(

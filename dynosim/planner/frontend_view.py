@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import inf
 
 from dynosim.planner import frontend_metrics as names
+from dynosim.planner.arrivals import RecentArrivals
 from dynosim.planner.observation import Observation
 from dynosim.planner.planner_spec import PlannerSpec
 from dynosim.planner.scaled_pool import METRICS_STALE, Ask
@@ -23,14 +24,27 @@ class FrontendView:
         window_ms = spec.throughput_adjustment_interval_ms
         self._series = ScrapeStore(keep_ms=2 * window_ms, lookback_ms=inf)  # ages: `is_stale`
         self._at_ms: list[float] = []  # the scrapes of the last interval
+        self.arrivals = RecentArrivals(window_ms, spec.ttft_ms, spec.attainment_window_ms)
+        self._in_time = _in_time_selector(spec.ttft_ms / 1e3)
 
     def take(self, seen: Observation) -> None:
         """Take in what was scraped."""
         for scrape in seen.scrapes:
             self._series.add(scrape)
             self._at_ms.append(scrape.at_ms)
+            if self._spec.optimization_target == "sla":
+                self._note_arrivals(scrape.at_ms)
         oldest_ms = seen.now_ms - self._spec.throughput_adjustment_interval_ms
         del self._at_ms[: bisect_left(self._at_ms, oldest_ms)]
+
+    def _note_arrivals(self, at_ms: float) -> None:
+        """What this scrape tells of single requests, where it tells of any."""
+        came = self._series.sum(names.INPUT_TOKENS + "_count", at_ms)
+        if came is None:
+            return
+        first_tokens = self._series.sum(names.TTFT + "_count", at_ms) or 0.0
+        in_time = self._series.sum(self._in_time, at_ms) if self._in_time else None
+        self.arrivals.note(at_ms, came, first_tokens, first_tokens if in_time is None else in_time)
 
     def age_ms(self, now_ms: float) -> float:
         """Age of the latest metrics; infinity: none came yet."""
@@ -68,3 +82,11 @@ class FrontendView:
     def num_active(self, now_ms: float) -> float:
         """Requests under way at the last scrape; 0 where it does not tell."""
         return self._series.sum(names.ACTIVE_REQUESTS, now_ms) or 0.0
+
+
+def _in_time_selector(ttft_s: float) -> str | None:
+    """The bucket that counts first tokens in time, by the first bound that is no less."""
+    place = bisect_left(names.TTFT_BUCKETS, ttft_s)
+    if place == len(names.TTFT_BUCKETS):
+        return None
+    return f'{names.TTFT}_bucket{{le="{names.le_text(names.TTFT_BUCKETS[place])}"}}'

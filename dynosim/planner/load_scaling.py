@@ -1,5 +1,10 @@
-"""Replicas by load: at the ends of short intervals, one at a time, from what engines report."""
+"""Replicas by load: at the ends of short intervals, from what engines report.
 
+Fewer go one at a time; more come one at a time, or with latency targets as many as an overload
+takes.
+"""
+
+from dynosim.planner.burst_scaling import BurstScaling
 from dynosim.planner.engine_model import RequestMix
 from dynosim.planner.frontend_view import FrontendView
 from dynosim.planner.load import REFUSED, SCALE_DOWN, Vote
@@ -10,6 +15,7 @@ from dynosim.workers.lifecycle import Phase
 
 SCALING_IN_PROGRESS = "scaling_in_progress"
 CAPPED = "scale_down_capped_by_throughput"
+KEPT = "kept_for_bursts"
 
 _SAME_LOAD = 0.8
 """From this share of a request rate on it counts as the same: a window's count is noisy."""
@@ -22,11 +28,12 @@ _NOT_ASKED_YET = "demand has not been looked at yet, which may take as many"
 
 
 class LoadScaling:
-    """Asks for one more or one fewer; for nothing while replicas come or go."""
+    """Asks for more or one fewer; while replicas start, for those that they will not be enough."""
 
     def __init__(self, spec: PlannerSpec, frontend: FrontendView) -> None:
         self._spec = spec
         self._frontend = frontend
+        self._bursts = BurstScaling(spec, frontend)
 
     def ask(self, seen: Observation, pool: ScaledPool, ask: Ask, mix: RequestMix | None) -> None:
         """After demand has been asked: it may have raised the target, and is not undercut."""
@@ -51,18 +58,70 @@ class LoadScaling:
         vote = pool.vote(reports, mix)
         ask.figures |= vote.figures
         ask.reasons.extend(vote.reasons)
+        all_idle = all(is_idle(report) for report in reports)
+        self._follow(seen, pool, ask, vote, mix, is_pending=is_pending, all_idle=all_idle)
+
+    def _follow(
+        self,
+        seen: Observation,
+        pool: ScaledPool,
+        ask: Ask,
+        vote: Vote,
+        mix: RequestMix | None,
+        *,
+        is_pending: bool,
+        all_idle: bool,
+    ) -> None:
+        """Ask for what the engines' vote comes to."""
         if is_pending:
-            self._cancel(seen, pool, ask, num_ready, vote)
+            if vote.step <= 0 or not self._ask_more(seen, pool, ask, mix, least=ask.wanted):
+                self._cancel(seen, pool, ask, vote, mix)
             return
         pool.at_ease_ms = None
         ask.verdict = vote.verdict
         if vote.step > 0:
             self._regret(seen, pool, ask)
-            top = pool.within(ask.wanted + 1)
-            ask.want(top, "one more" if top > ask.wanted else f"its maximum is {pool.most}")
+            if not self._ask_more(seen, pool, ask, mix, least=ask.wanted + 1):
+                ask.hold("no_change", f"its maximum is {pool.most}")
+        else:
+            self._keep_or_ask_fewer(seen, pool, ask, vote, mix, all_idle=all_idle)
+
+    def _keep_or_ask_fewer(
+        self,
+        seen: Observation,
+        pool: ScaledPool,
+        ask: Ask,
+        vote: Vote,
+        mix: RequestMix | None,
+        *,
+        all_idle: bool,
+    ) -> None:
+        """One fewer if the vote says so and bursts did not take them; if too many were late, as
+        many as they took."""
+        is_late = self._bursts.is_late()
+        if vote.step == 0 and not is_late:
+            return
+        kept = self._bursts.kept(seen, pool, ask, mix)
+        if is_late and kept > ask.wanted:
+            ask.want(kept, "as many as bursts took")
+        elif vote.step < 0 and kept >= ask.wanted:
+            ask.verdict = KEPT
         elif vote.step < 0:
-            all_idle = all(is_idle(report) for report in reports)
             self._ask_fewer(seen, pool, ask, all_idle=all_idle)
+
+    def _ask_more(
+        self, seen: Observation, pool: ScaledPool, ask: Ask, mix: RequestMix | None, *, least: int
+    ) -> bool:
+        """As many as get the pool out of its overload, at least `least`; whether that is more."""
+        target = least
+        need = self._bursts.needed(seen, pool, ask, mix)
+        if need is not None and need > least:
+            target = min(need, ask.wanted + self._spec.max_load_scaling_replicas)
+        target = pool.within(target)
+        more = target - ask.wanted
+        if more > 0:
+            ask.want(target, "one more" if more == 1 else f"{more} more")
+        return more > 0
 
     def _ask_fewer(self, seen: Observation, pool: ScaledPool, ask: Ask, *, all_idle: bool) -> None:
         fewer = ask.wanted - 1
@@ -89,10 +148,18 @@ class LoadScaling:
                 )
 
     def _cancel(
-        self, seen: Observation, pool: ScaledPool, ask: Ask, num_ready: int, vote: Vote
+        self,
+        seen: Observation,
+        pool: ScaledPool,
+        ask: Ask,
+        vote: Vote,
+        mix: RequestMix | None,
     ) -> None:
         """Stop those still starting, once they have been superfluous for a while."""
+        num_ready = seen.pool(pool.card.name).count(Phase.READY)
         least = max(num_ready, pool.least, pool.lower_bound or 0)
+        if vote.is_at_ease:
+            least = max(least, self._bursts.kept(seen, pool, ask, mix))
         is_over = self._is_superfluous(pool, vote, seen.now_ms)
         told = f"{num_ready} are ready of {ask.wanted}"
         if not is_over or least >= ask.wanted or self._is_demand_unknown(pool):

@@ -39,6 +39,8 @@ def _wrong_numbers(spec: PlannerSpec) -> list[str]:
         "throughput_adjustment_interval_ms",
         "load_adjustment_interval_ms",
         "max_throughput_scaling_replicas",
+        "max_load_scaling_replicas",
+        "attainment_window_ms",
         "max_utilization",
         "max_num_fpm_samples",
         "fpm_sample_bucket_size",
@@ -56,13 +58,17 @@ def _wrong_numbers(spec: PlannerSpec) -> list[str]:
         for name in (
             "speculative_nextn",
             "scale_down_headroom",
+            "burst_memory_ms",
             "scale_down_stabilization_ms",
             "fpm_warmup_ms",
         )
         if not getattr(spec, name) >= 0
     ]
-    if not 0 < spec.tail_quantile < 1:
-        wrong.append(f"tail_quantile: expected a number between 0 and 1, got {spec.tail_quantile}")
+    wrong += [
+        f"{name}: expected a number between 0 and 1, got {getattr(spec, name)}"
+        for name in ("tail_quantile", "attainment")
+        if not 0 < getattr(spec, name) < 1
+    ]
     side = round(max(0, spec.fpm_sample_bucket_size) ** 0.5)
     if side * side != spec.fpm_sample_bucket_size:
         wrong.append(

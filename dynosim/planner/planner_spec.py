@@ -32,12 +32,21 @@ class PlannerSpec:
     enable_load_scaling: whether engines' reports decide; always but with "sla". With both, demand
         gives the least number and reports move within it.
     max_throughput_scaling_replicas: how far demand moves a pool at a time.
+    max_load_scaling_replicas: how far load moves a pool up at a time, with "sla"; 1: as Dynamo's,
+        which asks for no more while one starts.
+    burst_memory_ms: how long workers are kept for a burst where too many requests were late, with
+        "sla" (longer where bursts came farther apart); else as long as a start takes, if that is
+        less. 0: as Dynamo's, nothing is kept.
+    attainment, attainment_window_ms: share of first tokens that are to be in time, and over which
+        time that is looked at.
+    spread_prompts: whether an aggregated engine is taken to compute a part of prompts in each step,
+        as Dynamo's does; else as much of a prompt at a time as fits, as engines do.
     max_gpu_budget, min_gpu_budget: GPUs of all its pools together; None: no limit.
     min_endpoint, max_endpoint: replicas of each pool, but where prefill or decode has its own. A
         minimum of 0 scales to none while nobody comes.
     load_predictor: how demand is foreseen.
     max_utilization: how much of an engine's capacity demand may take; below 1 leaves room for
-        arrivals that come together, of which a mean knows nothing.
+        arrivals that come together, of which a mean knows nothing. Dynamo's takes all of it.
     scale_down_headroom: by what share demand may grow before fewer replicas, by demand, would not
         do; what noise brings back at once is not given up. Of few requests the noise of their
         number (2.8 roots of it) is a larger share, and counts.
@@ -67,6 +76,11 @@ class PlannerSpec:
     enable_throughput_scaling: bool = True
     enable_load_scaling: bool = False
     max_throughput_scaling_replicas: int = 8
+    max_load_scaling_replicas: int = 8
+    burst_memory_ms: float = 300_000.0
+    attainment: float = 0.95
+    attainment_window_ms: float = 3_600_000.0
+    spread_prompts: bool = False
     max_gpu_budget: int | None = 8
     min_gpu_budget: int | None = None
     min_endpoint: int = 1
@@ -76,7 +90,7 @@ class PlannerSpec:
     decode_min_endpoint: int | None = None
     decode_max_endpoint: int | None = None
     load_predictor: ForecastSpec = field(default_factory=ForecastSpec)
-    max_utilization: float = 1.0
+    max_utilization: float = 0.9
     scale_down_headroom: float = 0.1
     latency_correction: bool = False
     correct_by_tail: bool = False

@@ -1,9 +1,10 @@
 """One pool that a planner scales: its limits, its step times, what its engines say, its vote."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dynosim.planner.budget import clip
+from dynosim.planner.capacity import best_point
 from dynosim.planner.engine_model import EngineModel, PassTimes, RequestMix
 from dynosim.planner.load import (
     EASY,
@@ -17,10 +18,11 @@ from dynosim.planner.load import (
     threshold_load,
 )
 from dynosim.planner.observation import EngineReport, Observation, PoolCard, PoolState, WorkerState
-from dynosim.planner.planner_spec import PlannerSpec
+from dynosim.planner.planner_spec import ROLES, PlannerSpec
 from dynosim.planner.pool_scaler import direction
 from dynosim.planner.regression import PassSamples
 from dynosim.planner.stabilizer import Stabilizer
+from dynosim.planner.start_times import StartTimes
 from dynosim.planner.throughput import correction
 from dynosim.planner.traffic import Traffic
 from dynosim.workers.lifecycle import Phase
@@ -68,6 +70,18 @@ class Regret:
     rps: float
 
 
+_NEAR = 0.02  # what requests may differ by for an engine's capacity to be the same
+
+
+@dataclass(frozen=True, slots=True)
+class _Capacity:
+    """What an engine with such step times serves of such requests."""
+
+    times: PassTimes | None
+    mix: RequestMix
+    usable_rps: float
+
+
 class ScaledPool:
     """Knows of the pool what outlasts a look."""
 
@@ -82,10 +96,13 @@ class ScaledPool:
         self.at_ease_ms: float | None = None  # since when those ready do, while others start
         self.came_down: tuple[int, float] | None = None  # by load: to how many, and when
         self.regret: Regret | None = None
+        self.starts = StartTimes()
         self.stabilizer = Stabilizer(spec.scale_down_stabilization_ms)
+        self.is_first = card.role == ROLES[spec.mode][0]  # requests wait for a worker of it first
         self._spec = spec
         self._times = times
         self._factors = (1.0, 1.0)
+        self._capacity: _Capacity | None = None
         self.samples = PassSamples(
             card.role,
             max_samples=spec.max_num_fpm_samples,
@@ -109,7 +126,26 @@ class ScaledPool:
     def engine(self) -> EngineModel | None:
         """Its engines' times; None while there are none."""
         times = self._times if self._times is not None else self.samples.fitted()
-        return None if times is None else EngineModel.of(self.card, times, *self._factors)
+        if times is None:
+            return None
+        engine = EngineModel.of(self.card, times, *self._factors)
+        return replace(engine, spreads_prompts=self._spec.spread_prompts)
+
+    def usable_rps(self, mix: RequestMix) -> float | None:
+        """Requests a second that one engine may take of such; None while step times are not known.
+
+        What was found for nearly the same requests is taken again.
+        """
+        times = self._times if self._times is not None else self.samples.fitted()
+        found = self._capacity
+        if found is None or found.times is not times or not _is_near(found.mix, mix):
+            engine = self.engine()
+            if engine is None:
+                return None
+            spec = self._spec
+            point = best_point(self.card.role, engine, mix, spec.ttft_ms, spec.itl_ms)
+            found = self._capacity = _Capacity(times, mix, point.rps * spec.max_utilization)
+        return found.usable_rps
 
     def why_no_engine(self) -> str:
         """A sentence on the step times that are missing."""
@@ -121,9 +157,10 @@ class ScaledPool:
 
     def learn(self, seen: Observation) -> None:
         """Take in what its engines reported, where no step times were given."""
+        state = seen.pool(self.card.name)
+        self.starts.note(state)
         if self._times is not None:
             return
-        state = seen.pool(self.card.name)
         ready_ms = {one.worker_id: one.since_ms for one in state.workers if _is_ready(one)}
         self.samples.forget({one.worker_id for one in state.workers})
         for report in seen.reports:
@@ -149,6 +186,7 @@ class ScaledPool:
             kv_tokens = sum(report.decode_kv_tokens for report in busy) / len(busy)
             gap = correction(itl_ms, engine.decode_ms(num_seqs, kv_tokens) / mix.accept_length)
         self._factors = (first, gap)
+        self._capacity = None
 
     def correction_figures(self) -> dict[str, float]:
         """The factors that apply, where any may."""
@@ -230,6 +268,16 @@ class ScaledPool:
 def is_idle(report: EngineReport) -> bool:
     """Whether an engine has nothing to do, now or waiting."""
     return not (report.num_running or report.num_waiting or report.queued_prefill_tokens)
+
+
+def _is_near(one: RequestMix, other: RequestMix) -> bool:
+    pairs = (
+        (one.isl, other.isl),
+        (one.osl, other.osl),
+        (one.computed_isl, other.computed_isl),
+        (one.accept_length, other.accept_length),
+    )
+    return all(abs(a - b) <= _NEAR * b for a, b in pairs)
 
 
 def _is_ready(worker: WorkerState) -> bool:

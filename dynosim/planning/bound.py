@@ -16,6 +16,7 @@ from dynosim.planner.perfect import PerfectScaler, PerfectSchedule, perfect_sche
 from dynosim.planning.fixed import Sizes
 from dynosim.planning.plan_file import PlanFile
 from dynosim.planning.played import OfferedLoad, Played, Replayer, Tell, attainment_by_bin, meets
+from dynosim.planning.possible import possible
 from dynosim.records import FloatArray
 
 MENDINGS, TRIALS = 8, 32
@@ -101,9 +102,17 @@ class Bound:
         base = self.file.base
         scaling = (base.scaling or ScalingConfig()).model_copy(update={"actuation_delay_ms": 0.0})
         cluster = self.file.sized([schedule.held_at(0.0) for schedule in schedules])
-        config = base.model_copy(update={"cluster": cluster, "scaling": scaling})
-        whole = [_to_the_end(schedule, self.load) for schedule in schedules]
-        scaler = PerfectScaler(dict(zip(self.file.pools, whole, strict=True)))
+        by_pool = dict(zip(self.file.pools, schedules, strict=True))
+
+        def num_launched(pool: str, at_ms: float) -> int:
+            spans = by_pool[pool].spans if pool in by_pool else ()
+            return sum(span.launch_ms <= at_ms for span in spans)
+
+        scenario = possible(base.scenario, num_launched)
+        config = base.model_copy(
+            update={"cluster": cluster, "scaling": scaling, "scenario": scenario}
+        )
+        scaler = PerfectScaler({p: _to_the_end(one, self.load) for p, one in by_pool.items()})
         return self.replayer.play(config, self.load, scaler)
 
 

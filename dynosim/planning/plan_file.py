@@ -8,11 +8,14 @@ from typing import Any
 from dynosim.build.live_control import pool_sizes
 from dynosim.config.aliases import RUN_ALIASES, use_our_names
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig
+from dynosim.config.explain import parts_of
 from dynosim.config.loading import run_config
 from dynosim.config.overrides import apply_overrides
+from dynosim.config.problems import Problem
 from dynosim.config.schema import CONTROLLERS, RunConfig
 from dynosim.config.yaml_source import Document, read_document
 from dynosim.errors import ConfigError
+from dynosim.planning.possible import possible
 
 Data = dict[str, Any]
 
@@ -41,16 +44,18 @@ class PlanFile:
         return _run_under(self.document, controller, stated)
 
     def fixed(self, sizes: Sequence[int]) -> RunConfig:
-        """The run on so many workers of each pool, which nobody changes."""
-        cluster = self.sized(sizes)
-        startup: Data = {"startup": _at_start(cluster.startup)}
-        if cluster.is_disagg:
-            for role in POOL_ROLES:
+        """The run on so many workers of each pool, which nobody changes but its scenario."""
+        cluster, counts = self.sized(sizes), dict(zip(self.pools, sizes, strict=True))
+        scenario = possible(self.base.scenario, lambda pool, _: counts.get(pool, 0))
+        startup: Data = {}
+        if not any(event.launches_workers for event in scenario):
+            startup = {"startup": _at_start(cluster.startup)}
+            for role in POOL_ROLES if cluster.is_disagg else ():
                 pool = cluster.pool(role)
                 startup[role] = pool.model_copy(update={"startup": _at_start(pool.startup)})
         return self.base.model_copy(
             update=dict.fromkeys((*CONTROLLERS, "scaling"))
-            | {"cluster": cluster.model_copy(update=startup)}
+            | {"cluster": cluster.model_copy(update=startup), "scenario": scenario}
         )
 
     def sized(self, sizes: Sequence[int]) -> ClusterConfig:
@@ -85,6 +90,7 @@ def plan_file(document: Document) -> PlanFile:
     configs = [_run_under(document, name, document.data[name]) for name in stated]
     base = configs[0] if configs else _run_under(document, "planner", {})
     _check_base(document.name, base)
+    _check_scenario(document, base)
     source = "sla:"
     if base.sla is None:
         source = "planner:"
@@ -97,6 +103,19 @@ def _run_under(document: Document, controller: str, section: Any) -> RunConfig:
     data = {key: value for key, value in document.data.items() if key not in CONTROLLERS}
     under = Document({**data, controller: section}, document.name, document.folder, document.places)
     return run_config(under)
+
+
+def _check_scenario(document: Document, base: RunConfig) -> None:
+    """Refuse events of workers that are not there when all begin, and that no event starts: who
+    scales may never launch them. Raises: ConfigError, as for a run file of nobody who scales.
+    """
+    broken = [
+        Problem(parts_of(key), text, remedy)
+        for key, is_broken, text, remedy in base.rules_of_scenario(may_grow=False)
+        if is_broken
+    ]
+    if broken:
+        raise document.error(broken)
 
 
 def _sla_of_planner(document: Document) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynosim.plots import trials as trial_table
+from dynosim.plots.axis_curve import axis_chart, varied_axis
 from dynosim.plots.load_curves import (
     X_METRICS,
     Y_METRICS,
@@ -78,7 +79,7 @@ def sweep_page(
     """What the report of a sweep shows."""
     story = story or SweepStory()
     shown = trial_table.finished(trials, objectives)
-    parts = _load_parts(story) if story.curves is not None else []
+    parts = _load_parts(story) if story.curves is not None else _axis_parts(shown)
     if not shown.is_empty():
         parts += _trial_parts(trials, objectives, story)
     parts += _not_run(trials)
@@ -102,6 +103,10 @@ _CURVES_CAPTION = (
 _ATTAINMENT_CAPTION = (
     "Requests within the SLA as each GPU is given more to do; the largest mark is the capacity."
 )
+_AXIS_CAPTION = (
+    "Requests within the SLA along the one setting that this sweep varies, and what else changes "
+    "with it. Click a point for its row. "
+) + trial_table.FILLS_CAPTION
 _TORNADO_CAPTION = (
     "Pairs of layouts that differ in one setting alone: by how much the capacity changes, on "
     "average over the pairs; lines are what the brackets of the capacities allow, grey is a tie."
@@ -120,6 +125,14 @@ _TABLE_CAPTION = (
     "Click a heading to sort, a row to see it in the pictures and how to run it. All numbers are "
     "in trials.parquet."
 )
+
+
+def _axis_parts(shown: "pl.DataFrame") -> list[Part]:
+    """The SLA along the one setting that is varied, if one is and it is a number."""
+    key = varied_axis(shown)
+    if key is None:
+        return []
+    return [Part(f"Along {key}", _AXIS_CAPTION, plotly_figure(axis_chart(shown, key)))]
 
 
 def _load_parts(story: SweepStory) -> list[Part]:

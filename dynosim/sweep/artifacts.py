@@ -119,6 +119,8 @@ def write_artifacts(
         writers["probes.csv"] = csv_writer(lambda: probes)
         for name in LOAD_PICTURES:
             writers[name] = partial(_load_picture, name, sweep.name, story)
+    elif (axis := _varied_axis(table)) is not None:
+        writers["along.png"] = lambda path: _axis_picture(path, sweep.name, table, axis)
     for name, further in (tables or {}).items():
         writers[name] = parquet_writer(partial(_as_it_is, further))
     writers |= _tables_of_modes(sweep, rows, winners, names)
@@ -259,6 +261,19 @@ def _picture(path: Path, title: str, table: "pl.DataFrame", names: tuple[str, st
     from dynosim.plots.sweep_charts import write_pareto_png
 
     write_pareto_png(path, title=title, trials=_plottable(table, names), objectives=names)
+
+
+def _varied_axis(table: "pl.DataFrame") -> str | None:
+    from dynosim.plots.axis_curve import varied_axis
+
+    return varied_axis(table)
+
+
+def _axis_picture(path: Path, title: str, table: "pl.DataFrame", axis: str) -> None:
+    from dynosim.plots.axis_curve import axis_chart
+    from dynosim.plots.png_chart import write_chart_png
+
+    write_chart_png(path, axis_chart(table, axis), title=title)
 
 
 def _load_picture(name: str, title: str, story: "Callable[[], SweepStory]", path: Path) -> None:

@@ -21,6 +21,7 @@ DEMAND = PlannerSpec(
     itl_ms=1e9,
     throughput_adjustment_interval_ms=INTERVAL_MS,
     load_predictor=ForecastSpec(method="constant"),
+    max_utilization=1.0,
     max_gpu_budget=None,
 )
 """An engine of `card()` with `linear()` times serves 8 requests of 100 and 20 tokens at a time, 18

@@ -33,6 +33,7 @@ from dynosim.planning.played import (
     good_by_bin,
     held_by_bin,
 )
+from dynosim.planning.possible import possible
 from dynosim.planning.study import CONTESTANTS, said
 from dynosim.records import FloatArray, WorkerLog
 
@@ -51,6 +52,7 @@ DATA: dict[str, Any] = {
     "router": {"mode": "least-loaded"},
     "sla": {"ttft_ms": 1000},
 }
+KEDA = {"triggers": [{"metric": "pending_requests", "target": 2.0}], "max_replicas": 4}
 POINT = OperatingPoint(rps=2.5, num_seqs=12, ttft_ms=100.0, itl_ms=10.0, miss=0.5)
 
 
@@ -265,3 +267,65 @@ def test_only_decisions_that_change_a_number_are_told() -> None:
     ]
     told = [(one["at_s"], one["before"], one["after"], one["reasons"]) for one in changes_of(looks)]
     assert told == [(2.0, 1, 3, ["why 3"]), (5.0, 3, 2, ["why 2"])]
+
+
+# ---- what happens to workers ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([{"at_s": 30, "fail": "workers/2"}], "there is never a worker workers/2"),
+        ([{"at_s": 30, "fail": "spare/0"}], "no pool spare"),
+        (
+            [{"at_s": 30, "fail": "workers/0"}, {"at_s": 20, "drain": "workers/1"}],
+            "20, but the event before it is at 30",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stated", [{}, {"planner": {}}, {"keda": KEDA, "scaling": {}}])
+def test_events_that_cannot_be_are_refused_before_anything_runs(
+    events: list[dict[str, Any]], message: str, stated: dict[str, Any]
+) -> None:
+    """Whoever scales: it may never launch the worker that is named."""
+    with pytest.raises(ConfigError, match=message):
+        file_of(scenario=events, **stated)
+
+
+def test_a_worker_that_an_event_starts_may_be_named() -> None:
+    file = file_of(scenario=[
+        {"at_s": 10, "launch": "workers"}, {"at_s": 30, "fail": "workers/2"},
+    ])  # fmt: skip
+    assert len(file.base.scenario) == 2
+
+
+def test_what_happens_to_a_worker_that_a_cluster_lacks_does_not_happen_there() -> None:
+    file = file_of(scenario=[
+        {"at_s": 10, "fail": "workers/1", "replace": "none"},
+        {"at_s": 20, "launch": "workers"},
+        {"at_s": 30, "slow": "workers/1", "factor": 2.0},
+        {"at_s": 40, "fail": "workers/0"},
+    ])  # fmt: skip
+    assert [event.at_s for event in file.fixed([1]).scenario] == [20, 30, 40]
+    assert [event.at_s for event in file.fixed([2]).scenario] == [10, 20, 30, 40]
+
+
+def test_a_lost_worker_of_a_fixed_cluster_takes_its_time_to_start_anew() -> None:
+    lost = file_of(scenario=[{"at_s": 10, "fail": "workers/0"}])
+    assert lost.fixed([1]).cluster.startup == lost.base.cluster.startup
+    gone = file_of(scenario=[{"at_s": 10, "fail": "workers/0", "replace": "none"}])
+    assert gone.fixed([1]).cluster.startup is None
+    file, stage = lost, Replayer(lost.base, 1, None)
+    played = stage.play(file.fixed([1]), stage.loads[0])
+    assert played.report["max_startup_ms"] == 15_000.0
+
+
+def test_events_of_a_schedule_are_those_of_workers_that_it_has_had_by_then() -> None:
+    file = file_of(scenario=[{"at_s": 70, "fail": "workers/1"}])
+    had = {0.0: 1, 65_000.0: 2}
+
+    def count(pool: str, at_ms: float) -> int:
+        return max(number for since, number in had.items() if since <= at_ms)
+
+    assert len(possible(file.base.scenario, count)) == 1
+    assert possible(file.base.scenario, lambda pool, at_ms: 1) == []

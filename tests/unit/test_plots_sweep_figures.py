@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from dynosim.plots import trials as trial_table
+from dynosim.plots.axis_curve import axis_chart, varied_axis
 from dynosim.plots.page import Figure
 from dynosim.plots.plotly_chart import plotly_figure
 from dynosim.plots.png_chart import chart_figure
@@ -263,3 +264,80 @@ def test_a_label_is_left_out_where_it_would_cover_another(
 def test_unfinished_numbers_are_not_drawn(trials: pl.DataFrame) -> None:
     assert trial_table.finished(trials, OBJECTIVES)["trial_id"].to_list() == [0, 1, 2, 3]
     assert trial_table.finished(trials, (UP, UP))["trial_id"].to_list() == [0, 1, 2, 3, 4]
+
+
+# ---- along one setting ---------------------------------------------------------------------------
+
+BOOT = "cluster.startup.boot_s"
+
+
+def along(*rows: tuple[float | str | None, float | None], key: str = BOOT) -> pl.DataFrame:
+    """Trials of one setting, with what was within the SLA; the later the cheaper."""
+    kept = {name: value for name, value in trial(0, 1, 1.0, 1.0).items() if "." not in name}
+    return pl.DataFrame(
+        [
+            kept
+            | {
+                "trial_id": index,
+                key: at,
+                "sla_attainment": share,
+                "gpu_hours": 9.0 - index,
+                "p99_ttft_ms": 100.0 + index,
+            }
+            for index, (at, share) in enumerate(rows)
+        ]
+    )
+
+
+CLIFF = along((60.0, 0.8), (5.0, 0.98), (300.0, 0.38))
+
+
+def test_the_sla_along_the_setting_that_varies_is_what_trials_say() -> None:
+    assert varied_axis(CLIFF) == BOOT
+    chart = axis_chart(CLIFF, BOOT)
+    drawn = plotly_figure(chart)
+    lines = [trace for trace in drawn.data if trace["mode"] == "lines"]
+    points = [trace for trace in drawn.data if trace["mode"] == "markers"]
+    assert [(line["x"], line["y"]) for line in lines[:1]] == [
+        ([5.0, 60.0, 300.0], [0.98, 0.8, 0.38])
+    ]
+    assert [panel.y.title for panel in chart.panels] == [
+        "requests within the SLA", "TTFT p99 (ms)", "GPU hours",
+    ]  # fmt: skip
+    assert lines[2]["y"] == [8.0, 9.0, 7.0]
+    assert [place[0] for place in points[0]["customdata"]] == [1, 0, 2]  # rows of the table
+    assert points[0]["text"][2].endswith("38.0 % requests within the SLA")
+    assert chart.panels[0].x.title == "cluster.startup.boot (s)"
+    assert chart.panels[0].y.limits == (0.0, 1.005)
+    picture = chart_figure(chart)
+    ys = picture.axes[0].lines[0].get_ydata()
+    assert list(ys) == [0.98, 0.8, 0.38]
+
+
+def test_what_does_not_differ_is_not_drawn() -> None:
+    same = CLIFF.with_columns(gpu_hours=pl.lit(2.0), p99_ttft_ms=pl.lit(5.0))
+    assert len(axis_chart(same, BOOT).panels) == 1
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        along((5.0, 0.9), (60.0, 0.8)),  # no curve
+        along((5.0, 0.9), (60.0, None), (90.0, None)),
+        along(("a", 0.9), ("b", 0.8), ("c", 0.7), key="router.mode"),
+        CLIFF.with_columns(pl.Series("cluster.workers", [1, 2, 3])),
+        CLIFF.drop("sla_attainment"),
+        CLIFF.with_columns(status=pl.lit("failed")),
+    ],
+)
+def test_where_not_one_number_alone_varies_there_is_no_such_figure(trials: pl.DataFrame) -> None:
+    assert varied_axis(trials) is None
+    assert not [
+        part for part in sweep_page("t", "", trials, OBJECTIVES).parts
+        if part.title.startswith("Along")
+    ]  # fmt: skip
+
+
+def test_the_page_of_a_sweep_along_one_setting_begins_with_it() -> None:
+    page = sweep_page("cliff", "", CLIFF, OBJECTIVES)
+    assert [part.title for part in page.parts][:2] == [f"Along {BOOT}", "Pareto frontier"]
