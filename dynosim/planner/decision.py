@@ -1,13 +1,12 @@
 """What a controller wants, and why; and whom that concerns."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 from dynosim.planner.observation import PoolState
 from dynosim.workers.lifecycle import Phase
 
 
-@dataclass(frozen=True, slots=True)
-class PoolDecision:
+class PoolDecision(msgspec.Struct, frozen=True):
     """How many workers a pool is to have: `target`, where it had `current` (starting and ready).
 
     `verdict` is one word for tables, such as `scale_up`, `no_change` or `metrics_stale`; `reasons`
@@ -19,11 +18,10 @@ class PoolDecision:
     target: int
     verdict: str
     reasons: tuple[str, ...] = ()
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class ScalingDecision:
+class ScalingDecision(msgspec.Struct, frozen=True):
     """What a controller wants at `now_ms`, for every pool it controls.
 
     `is_advisory`: it is to be noted, not carried out.
@@ -35,8 +33,7 @@ class ScalingDecision:
     is_advisory: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True):
     """What makes a pool have as many workers as wanted."""
 
     num_launched: int

@@ -9,7 +9,6 @@ from dynosim.planner.load import (
     EASY,
     SCALE_DOWN,
     LoadThresholds,
-    Vote,
     both,
     by_itl,
     by_thresholds,
@@ -22,6 +21,7 @@ from dynosim.planner.regression import PassSamples
 from dynosim.planner.stabilizer import Stabilizer
 from dynosim.planner.throughput import correction
 from dynosim.planner.traffic import Traffic
+from dynosim.planner.vote import Vote
 from dynosim.workers.lifecycle import Phase
 
 METRICS_STALE = "metrics_stale"
@@ -92,6 +92,7 @@ class ScaledPool:
         self._spec = spec
         self._times = times
         self._factors = (1.0, 1.0)
+        self._engine: EngineModel | None = None  # as it was asked for last
         self.samples = PassSamples(
             card.role,
             max_samples=spec.max_num_fpm_samples,
@@ -115,7 +116,11 @@ class ScaledPool:
     def engine(self) -> EngineModel | None:
         """Its engines' times; None while there are none."""
         times = self._times if self._times is not None else self.samples.fitted()
-        return None if times is None else EngineModel.of(self.card, times, *self._factors)
+        if times is None:
+            return None
+        if self._engine is None or self._engine.times is not times:
+            self._engine = EngineModel.of(self.card, times, *self._factors)
+        return self._engine
 
     def why_no_engine(self) -> str:
         """A sentence on the step times that are missing."""
@@ -138,7 +143,7 @@ class ScaledPool:
 
     def correct(self, seen: Traffic, mix: RequestMix, reports: Sequence[EngineReport]) -> None:
         """Let times follow what was observed, beside what they said of the same load."""
-        self._factors = (1.0, 1.0)
+        self._factors, self._engine = (1.0, 1.0), None
         engine = self.engine()
         if engine is None:
             return
@@ -154,7 +159,7 @@ class ScaledPool:
             num_seqs = max(1, round(sum(report.num_running for report in busy) / len(busy)))
             kv_tokens = sum(report.decode_kv_tokens for report in busy) / len(busy)
             gap = correction(itl_ms, engine.decode_ms(num_seqs, kv_tokens) / mix.accept_length)
-        self._factors = (first, gap)
+        self._factors, self._engine = (first, gap), None
 
     def correction_figures(self) -> dict[str, float]:
         """The factors that apply, where any may."""
