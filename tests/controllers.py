@@ -1,9 +1,9 @@
 """Controllers that decide by a script, and what two runs under one showed them."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 
 import pytest
+from msgspec.structs import fields, replace
 
 from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.look import Look

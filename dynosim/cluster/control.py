@@ -15,7 +15,7 @@ import simpy
 from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.event_faults import EventFault
-from dynosim.cluster.pool import Worker
+from dynosim.cluster.pool import Worker, still_alive
 from dynosim.cluster.router_faults import RouterFault, end_event_fault
 from dynosim.cluster.spec import PoolSpec, of_generation
 from dynosim.cluster.starting import StartUps
@@ -113,7 +113,7 @@ class ControlPlane:
         everybody = self._cluster.workers
         self._alive += everybody[self._num_known :]
         self._num_known = len(everybody)
-        self._alive = [worker for worker in self._alive if worker.is_alive]
+        self._alive = still_alive(self._alive)
         return self._alive
 
     @property

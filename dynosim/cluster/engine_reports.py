@@ -8,7 +8,8 @@ A worker that hangs says no more: what it said last stays, and grows old.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.run_steps import (
@@ -32,7 +33,6 @@ from dynosim.timing.step import StepShape
 from dynosim.workers.lifecycle import Phase
 
 SEATED = (PREFILLING, DECODING, DRAINING, SPECULATING)
-REPORTING = (Phase.READY, Phase.DRAINING)
 
 
 class EngineReporter:
@@ -57,18 +57,20 @@ class EngineReporter:
             so_far = runs.get(worker_id)
             if so_far is not None:
                 self._told[worker_id] = so_far.num_steps + (so_far.first is not None)
-            if worker.rank or worker.phase not in REPORTING:
+            phase = worker.phase
+            if worker.rank or (phase is not Phase.READY and phase is not Phase.DRAINING):
                 continue
             if worker.is_hung:
                 found += [self._last[worker_id]] if worker_id in self._last else []
                 continue
             ranks = [worker]
-            if worker.pool.ranks.number > 1:
+            if worker.num_ranks > 1:
                 ranks = [one for one in alive if one.first_id == worker_id]
             report = self._last[worker_id] = _report(worker, ranks, runs, now_ms)
             if worker_id in rows:
                 of_it, before = rows[worker_id], told.get(worker_id, 0)
-                report = replace(report, passes=self._passes(of_it, before, worker.pool.times))
+                passes = self._passes(of_it, before, worker.pool.times)
+                report = replace(report, passes=passes)
             found.append(report)
         return tuple(found)
 
@@ -139,14 +141,14 @@ def _report(
             queued_decode_tokens += to_decode
     return EngineReport(
         worker.worker_id,
-        worker.pool.name,
+        worker.pool_name,
         now_ms,
         running,
         waiting,
         prefill_tokens,
         decode_tokens,
         queued_decode_tokens,
-        blocks / (worker.pool.engine.usable_blocks * len(ranks)),
+        blocks / (worker.usable_blocks * len(ranks)),
     )
 
 

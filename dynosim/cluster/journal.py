@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.cluster.gap_tally import GapTally
 from dynosim.engine.plan import CopyJob
 from dynosim.records import (
     NO_REQUEST,
@@ -34,15 +35,17 @@ class StepRows:
 
     Full buffers hold `CHUNK_ROWS` each, so none ever moves. Once the run is over the rows are
     columns, and the buffers are gone: both at once would be the most memory that a long run takes.
+    `tallies` count the gaps of what is appended from when they are there.
     """
 
-    __slots__ = ("_buffer", "_columns", "_end", "_full")
+    __slots__ = ("_buffer", "_columns", "_end", "_full", "tallies")
 
     def __init__(self) -> None:
         self._full: list[bytearray] = []
         self._buffer = bytearray()
         self._end = 0  # in the last buffer
         self._columns: tuple[FloatArray, IntArray] | None = None
+        self.tallies: list[GapTally] = []
 
     def append(
         self,
@@ -81,6 +84,12 @@ class StepRows:
             used_blocks,
         )
         self._end = end + ROW_BYTES
+        if self.tallies:
+            end_ms = start_ms + duration_ms
+            for tally in self.tallies:
+                tally.add(
+                    end_ms, duration_ms, worker_id, num_steps, num_decodes, decode_context_tokens
+                )
 
     def _make_room(self) -> None:
         """Let the last buffer grow by a little of itself, or begin another one."""

@@ -2,7 +2,7 @@
 
 from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.cluster.exposition import FrontendLabels
-from dynosim.cluster.scaling import ScalingSpec, Sight
+from dynosim.cluster.sight import Sight
 from dynosim.planner.metric_series import MetricSeries
 from dynosim.planner.observation import Scrape
 
@@ -22,7 +22,7 @@ class MetricsRecorder:
         """See `dynosim.cluster.control`; what arrives from now on is seen."""
         self._ingress_ms = control.books.ingress_ms
         self._outside_ms = self._ingress_ms + control.books.egress_ms
-        self._sight = Sight(control, ScalingSpec(labels=self._labels))
+        self._sight = Sight(control, self._labels)
         return self._run(control, self._sight)
 
     def finish(self, end_ms: float) -> MetricSeries:

@@ -35,14 +35,17 @@ class Worker:
         "is_prefill",
         "launched_ms",
         "nearest_tier",
+        "num_ranks",
         "phase",
         "place",
         "pool",
+        "pool_name",
         "rank",
         "ready_ms",
         "since_ms",
         "station_id",
         "token_log",
+        "usable_blocks",
         "worker_id",
     )
 
@@ -58,6 +61,9 @@ class Worker:
     ) -> None:
         self.worker_id = worker_id
         self.pool = pool
+        self.pool_name = pool.name
+        self.num_ranks = pool.ranks.number
+        self.usable_blocks = pool.engine.usable_blocks
         self.is_prefill = pool.role == "prefill"
         self.is_decode = pool.role == "decode"
         self.engine = engine
@@ -87,7 +93,7 @@ class Worker:
     @property
     def is_alive(self) -> bool:
         """Whether it holds its GPUs."""
-        return self.phase not in (Phase.GONE, Phase.FAILED)
+        return self.phase is not Phase.GONE and self.phase is not Phase.FAILED
 
     @property
     def num_requests(self) -> int:
@@ -131,6 +137,11 @@ class Worker:
             self.draining_ms = self.since_ms
         elif not self.is_alive:
             self.ended_ms = now_ms
+
+
+def still_alive(workers: Sequence[Worker]) -> list[Worker]:
+    """Those that hold their GPUs."""
+    return [worker for worker in workers if worker.is_alive]
 
 
 def worker_log(workers: Sequence[Worker]) -> WorkerLog:

@@ -5,28 +5,18 @@ intervals, comes to the controller whenever that wants to look, and launches and
 it says. With several in one run each sees what the others wanted, as `PoolState.wanted`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dynosim.cluster.books import Books, PoolChange
+from dynosim.cluster.books import PoolChange
 from dynosim.cluster.control import ControlPlane, ProcessGenerator
-from dynosim.cluster.engine_reports import EngineReporter
-from dynosim.cluster.exposition import Exposition, FrontendLabels, FrontendPath
-from dynosim.cluster.pool import Worker
-from dynosim.cluster.run_steps import Runs, StepFeed, StepReader, runs_under_way
+from dynosim.cluster.exposition import FrontendLabels
+from dynosim.cluster.sight import Sight, pool_state
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.errors import ConfigError
 from dynosim.planner.controller import Controller
 from dynosim.planner.decision import PoolDecision, changes
 from dynosim.planner.look import Look
-from dynosim.planner.observation import (
-    EngineReport,
-    Observation,
-    PoolCard,
-    PoolState,
-    Scrape,
-    WorkerState,
-)
+from dynosim.planner.observation import Observation, PoolCard, Scrape
 from dynosim.workers.lifecycle import Phase
 from dynosim.workload.load import NEVER
 
@@ -96,7 +86,7 @@ class ScalingProcess:
     def __call__(self, control: ControlPlane) -> ProcessGenerator:
         """See `dynosim.cluster.control`; what arrives from now on is seen."""
         control.books.is_controlled = True
-        self._sight = Sight(control, self._spec)
+        self._sight = Sight(control, self._spec.labels, self._spec.max_passes)
         return self._run(control, self._sight)
 
     def scrape_at_end(self, end_ms: float) -> Scrape:
@@ -105,7 +95,7 @@ class ScalingProcess:
             raise RuntimeError("nothing has run under this controller")
         return self._sight.scrape(end_ms)
 
-    def _run(self, control: ControlPlane, sight: "Sight") -> ProcessGenerator:
+    def _run(self, control: ControlPlane, sight: Sight) -> ProcessGenerator:
         spec, controller = self._spec, self._controller
         scrape_ms = 0.0
         while True:
@@ -123,7 +113,7 @@ class ScalingProcess:
             if controller.next_ms <= now_ms:
                 self._look(control, sight, now_ms)
 
-    def _look(self, control: ControlPlane, sight: "Sight", now_ms: float) -> None:
+    def _look(self, control: ControlPlane, sight: Sight, now_ms: float) -> None:
         visible_ms = now_ms - self._spec.metric_lag_ms
         seen = Observation(
             now_ms,
@@ -161,8 +151,9 @@ class ScalingProcess:
             carry_out(control, order.pool, order.target)
 
     def _end_if_nobody_comes(self, control: ControlPlane, now_ms: float) -> None:
-        is_starting = any(worker.phase is Phase.STARTING for worker in control.alive)
-        if is_starting or not control.is_waiting_only:
+        if not control.is_waiting_only or any(
+            worker.phase is Phase.STARTING for worker in control.alive
+        ):
             self._idle_since_ms = NEVER
             return
         self._idle_since_ms = min(self._idle_since_ms, now_ms)
@@ -172,7 +163,7 @@ class ScalingProcess:
 
 def carry_out(control: ControlPlane, pool: str, target: int) -> None:
     """Give a pool `target` workers: launch some, or drain those that are missed least."""
-    state = pool_state(control, pool, control.alive)
+    state = pool_state(pool, control.wanted[pool], control.alive)
     alive = state.count(Phase.STARTING) + state.count(Phase.READY)
     change = changes(state, target)
     for _ in range(change.num_launched):
@@ -181,16 +172,6 @@ def carry_out(control: ControlPlane, pool: str, target: int) -> None:
         control.drain(worker_id)
     if alive != target:
         control.books.changes.append(PoolChange(control.now_ms, pool, alive, target))
-
-
-def pool_state(control: ControlPlane, name: str, workers: Sequence[Worker]) -> PoolState:
-    """The workers of a pool, among some; ranks of one are one."""
-    states = [
-        WorkerState(worker.worker_id, worker.phase, worker.since_ms, _num_requests(worker, workers))
-        for worker in workers
-        if worker.pool.name == name and worker.rank == 0 and worker.is_alive
-    ]
-    return PoolState(name, control.wanted[name], tuple(states))
 
 
 def pool_cards(cluster: ClusterSpec) -> tuple[PoolCard, ...]:
@@ -206,68 +187,4 @@ def pool_cards(cluster: ClusterSpec) -> tuple[PoolCard, ...]:
             max_model_len=pool.engine.max_model_len,
         )
         for pool in cluster.pools
-    )
-
-
-def _num_requests(worker: Worker, workers: Sequence[Worker]) -> int:
-    if worker.pool.ranks.number == 1:
-        return worker.num_requests
-    return sum(one.num_requests for one in workers if one.first_id == worker.worker_id)
-
-
-class Sight:
-    """What can be seen of a run."""
-
-    def __init__(self, control: ControlPlane, spec: ScalingSpec) -> None:
-        books = control.books
-        self._control = control
-        self._exposition = exposition_of(books, spec.labels)
-        feed = StepFeed(books.journal)
-        self._scraped_steps, self._reported_steps = StepReader(feed), StepReader(feed)
-        self._runs: Runs = {}
-        self._runs_at_ms = -NEVER
-        self._reporter = EngineReporter(spec.max_passes)
-        self._tells_steps = spec.max_passes > 0
-
-    def scrape(self, now_ms: float) -> Scrape:
-        """The frontend's metrics."""
-        alive = self._control.alive
-        steps = self._scraped_steps.read(self._runs_of(alive, now_ms), self._control.inside)
-        return self._exposition.scrape(alive, self._control.num_queued, steps, now_ms)
-
-    def pools(self) -> tuple[PoolState, ...]:
-        """The workers of each pool."""
-        alive = self._control.alive
-        return tuple(pool_state(self._control, name, alive) for name in self._control.wanted)
-
-    def reports(self, now_ms: float) -> tuple[EngineReport, ...]:
-        """What the workers say of themselves."""
-        alive, everybody = self._control.alive, self._control.inside
-        runs = self._runs_of(alive, now_ms)
-        steps = self._reported_steps.read(runs, everybody) if self._tells_steps else None
-        return self._reporter.reports(steps, runs, alive, now_ms)
-
-    def _runs_of(self, alive: Sequence[Worker], now_ms: float) -> Runs:
-        """Runs under way, asked for once in a moment: nothing ends in it any more."""
-        if self._runs_at_ms != now_ms:
-            self._runs, self._runs_at_ms = runs_under_way(alive, now_ms), now_ms
-        return self._runs
-
-
-def exposition_of(books: Books, labels: FrontendLabels) -> Exposition:
-    """The metrics of a run's frontend; to be made before anything arrives."""
-    cluster = books.cluster
-    path = FrontendPath(
-        books.ingress_ms,
-        books.egress_ms,
-        cluster.max_model_len,
-        cluster.disagg is not None,
-    )
-    return Exposition(
-        books.journal,
-        path,
-        labels,
-        block_size=cluster.block_size,
-        overlap_blocks=books.overlap_blocks,
-        frontend=books.frontend,
     )

@@ -6,8 +6,9 @@ What lies outside (somebody changed replicas by hand) is brought inside first, w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import ceil, floor
+
+import msgspec
 
 GUARD_HOLD = "gpu_budget_guard_hold"
 RECONCILE = "gpu_budget_reconcile"
@@ -18,8 +19,7 @@ def clip(replicas: int, least: int, most: int | None) -> int:
     return max(least, replicas if most is None else min(replicas, most))
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """What a pool has (`wanted`: was last told to have) and asks for, in replicas.
 
     `least` and `most` are its limits (None: none), whatever is asked.
@@ -36,8 +36,7 @@ class Share:
         return clip(replicas, self.least, self.most)
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """Replicas by pool, in the order asked, and a word on what the budget did; None: nothing."""
 
     replicas: tuple[int, ...]
@@ -55,8 +54,8 @@ def grant(shares: Sequence[Share], max_gpus: int | None, min_gpus: int | None) -
         raise ValueError(f"the minimum of all pools takes {least} GPUs, the budget is {max_gpus}")
     floor_gpus = _floor(shares, max_gpus, min_gpus)
     shares = [
-        replace(share, wanted=share.clip(share.wanted), asked=share.clip(share.asked))
-        for share in shares
+        Share(one.clip(one.wanted), one.clip(one.asked), one.gpus, one.least, one.most)
+        for one in shares
     ]
     asked = [share.asked for share in shares]
     now = [share.wanted for share in shares]

@@ -12,31 +12,12 @@ from dataclasses import dataclass
 from math import ceil, inf
 
 from dynosim.planner.engine_model import EngineModel, RequestMix
+from dynosim.planner.operating_point import OperatingPoint
 
 _ALL_UP_TO = 32
 """Batches that are all tried; beyond, two an octave, then as many again around the best."""
 BEST_EFFORT = 1.25
 """Where no batch meets the targets: how far from the nearest to them a batch may be."""
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """One engine at work: `num_seqs` at a time, `rps` requests a second.
-
-    `ttft_ms` and `itl_ms` are None where the engine makes no first tokens or no later ones.
-    `miss` is the larger of latency by target; up to 1 both are met.
-    """
-
-    rps: float
-    num_seqs: int
-    ttft_ms: float | None
-    itl_ms: float | None
-    miss: float
-
-    @property
-    def meets_targets(self) -> bool:
-        """Whether no latency is above its target."""
-        return self.miss <= 1.0
 
 
 def best_point(

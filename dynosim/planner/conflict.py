@@ -1,6 +1,6 @@
 """Two controllers of one pool: seen by a number of workers that nobody here asked for."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from dynosim.planner.controller import Controller
 from dynosim.planner.decision import PoolDecision, ScalingDecision

@@ -1,7 +1,8 @@
 """What a controller wants, and why; and whom that concerns."""
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from dynosim.planner.observation import PoolState
 from dynosim.workers.lifecycle import Phase
@@ -10,8 +11,7 @@ WARNING: Final = "warning: "
 """What a reason begins with that says what cannot be had."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolDecision:
+class PoolDecision(msgspec.Struct, frozen=True):
     """How many workers a pool is to have: `target`, where it had `current` (starting and ready).
 
     `verdict` is one word for tables, such as `scale_up`, `no_change` or `metrics_stale`; `reasons`
@@ -23,7 +23,7 @@ class PoolDecision:
     target: int
     verdict: str
     reasons: tuple[str, ...] = ()
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = msgspec.field(default_factory=dict)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -32,8 +32,7 @@ class PoolDecision:
         return tuple(reason.removeprefix(WARNING) for reason in told)
 
 
-@dataclass(frozen=True, slots=True)
-class ScalingDecision:
+class ScalingDecision(msgspec.Struct, frozen=True):
     """What a controller wants at `now_ms`, for every pool it controls.
 
     `is_advisory`: it is to be noted, not carried out.
@@ -45,8 +44,7 @@ class ScalingDecision:
     is_advisory: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True):
     """What makes a pool have as many workers as wanted."""
 
     num_launched: int

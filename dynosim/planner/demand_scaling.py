@@ -40,7 +40,7 @@ class DemandScaling:
 
     def note_mix(self, now_ms: float) -> None:
         """Between two looks at demand, what requests are like is followed all the same."""
-        lately = self._frontend.lately(now_ms)
+        lately = self._frontend.lately(now_ms, mix_only=True)
         if lately is not None:
             self._demand.note(lately)
 

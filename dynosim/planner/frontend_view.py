@@ -1,8 +1,9 @@
 """What a planner knows of the frontend: its metrics, kept for a while, and how old they are."""
 
 from bisect import bisect_left
-from dataclasses import replace
 from math import inf
+
+from msgspec.structs import replace
 
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.arrivals import RecentArrivals
@@ -59,15 +60,18 @@ class FrontendView:
         ask.hold(METRICS_STALE, told if age_ms < inf else "no metrics have come yet")
         return True
 
-    def lately(self, now_ms: float, tail: float | None = None) -> Traffic | None:
-        """The traffic of the interval that ends now, as far as scrapes reach in it.
+    def lately(
+        self, now_ms: float, tail: float | None = None, *, mix_only: bool = False
+    ) -> Traffic | None:
+        """The traffic of the interval that ends now, as far as scrapes reach in it; see `traffic`.
 
         After an outage that is not far, but what came by second is right.
         """
         if len(self._at_ms) < 2:
             return None
         first_ms, last_ms = self._at_ms[0], self._at_ms[-1]
-        found = traffic(self._series, last_ms, last_ms - first_ms + _OPEN_END_MS, tail)
+        window_ms = last_ms - first_ms + _OPEN_END_MS
+        found = traffic(self._series, last_ms, window_ms, tail, mix_only=mix_only)
         return None if found is None else replace(found, age_ms=self.age_ms(now_ms))
 
     def is_interval_seen(self) -> bool:

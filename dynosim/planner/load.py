@@ -6,29 +6,16 @@ keeps a pool from swinging. Source of the rules and thresholds: Dynamo's planner
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dynosim.planner.engine_model import EngineModel, RequestMix
 from dynosim.planner.observation import EngineReport
+from dynosim.planner.vote import Vote
 
 SCALE_UP = "scale_up"
 SCALE_DOWN = "scale_down"
 NO_CHANGE = "no_change"
 REFUSED = "scale_down_refused_consolidation"
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """Replicas to add (+1, 0 or -1), in a word, with the sentences and figures that say why.
-
-    `is_at_ease`: the engines do as many as they are, with the margin that fewer must keep.
-    """
-
-    step: int
-    verdict: str
-    reasons: tuple[str, ...]
-    figures: dict[str, float] = field(default_factory=dict)
-    is_at_ease: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ takes.
 from dynosim.planner.burst_scaling import BurstScaling
 from dynosim.planner.engine_model import RequestMix
 from dynosim.planner.frontend_view import FrontendView
-from dynosim.planner.load import REFUSED, SCALE_DOWN, Vote
+from dynosim.planner.load import REFUSED, SCALE_DOWN
 from dynosim.planner.observation import Observation, PoolState
 from dynosim.planner.planner_spec import PlannerSpec
 from dynosim.planner.scaled_pool import METRICS_STALE, Ask, Regret, ScaledPool, is_idle
+from dynosim.planner.vote import Vote
 from dynosim.workers.lifecycle import Phase
 
 SCALING_IN_PROGRESS = "scaling_in_progress"

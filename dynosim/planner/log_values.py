@@ -3,7 +3,7 @@
 Plain values are what JSON knows. Back and forth gives an equal value: numbers keep every digit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,15 @@ class ReplayDifference:
 
 def plain_look(look: Look) -> dict[str, Any]:
     """A look as a dictionary of plain values."""
-    plain: dict[str, Any] = msgspec.to_builtins(look)
+    plain: dict[str, Any] = msgspec.to_builtins(look, enc_hook=_worked_out)
     return plain
+
+
+def _worked_out(value: object) -> object:
+    """Samples that are worked out as they are read."""
+    if isinstance(value, Mapping):
+        return dict(value.items())
+    raise NotImplementedError(f"no plain value: {type(value)}")
 
 
 def look_of(plain: object) -> Look:

@@ -1,15 +1,15 @@
 """One look of a controller, as decision logs keep it."""
 
-from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
+
+import msgspec
 
 from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.observation import Observation
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """What a controller saw, and what it made of it; None: nothing was to be decided yet."""
 
     seen: Observation
@@ -17,7 +17,7 @@ class Look:
 
     def without_metrics(self) -> "Look":
         """The same, but only the workers of what was seen: metrics of a long run fill memories."""
-        return Look(replace(self.seen, scrapes=(), reports=()), self.decision)
+        return Look(Observation(self.seen.now_ms, self.seen.pools), self.decision)
 
 
 def decision_row(decision: ScalingDecision) -> dict[str, Any]:

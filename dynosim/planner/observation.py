@@ -1,6 +1,12 @@
-"""What a controller sees at one moment. Nothing here says what a request will still do."""
+"""What a controller sees at one moment. Nothing here says what a request will still do.
 
-from dataclasses import dataclass, field
+Records that a run makes by the thousand are msgspec's: they are made in a tenth of the time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
 
 from dynosim.workers.lifecycle import Phase
 
@@ -22,8 +28,7 @@ class PoolCard:
     max_model_len: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerState:
+class WorkerState(msgspec.Struct, frozen=True):
     """One worker that is starting, ready or draining; `since_ms`: when it came to that phase."""
 
     worker_id: int
@@ -32,8 +37,7 @@ class WorkerState:
     num_requests: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PoolState:
+class PoolState(msgspec.Struct, frozen=True):
     """The workers of a pool that hold GPUs, by id; `wanted`: how many it was last told to have.
 
     `wanted` may be somebody else's word: two controllers of one pool see each other by it.
@@ -48,20 +52,19 @@ class PoolState:
         return sum(worker.phase is phase for worker in self.workers)
 
 
-@dataclass(frozen=True, slots=True)
-class Scrape:
+class Scrape(msgspec.Struct, frozen=True):
     """The frontend's metrics as they stood at `at_ms`: value by sample name.
 
     A sample's name is as in Prometheus' text: `name` or `name{label="value",...}` with its labels
-    in the order of their names. Counters grow from 0 and start again with the process.
+    in the order of their names. Counters grow from 0 and start again with the process. Values may
+    be worked out as they are read: who wants few of many asks for those by name.
     """
 
     at_ms: float
-    values: dict[str, float]
+    values: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(msgspec.Struct, frozen=True):
     """One step of an engine; `prefill_tokens` are those computed, cached ones not among them."""
 
     wall_ms: float
@@ -71,8 +74,7 @@ class Pass:
     decode_kv_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class EngineReport:
+class EngineReport(msgspec.Struct, frozen=True):
     """What one worker said of itself at `at_ms`: its load, and steps since its last report.
 
     `queued_prefill_tokens` are prompt tokens not yet computed of requests that wait for a seat;
@@ -92,8 +94,7 @@ class EngineReport:
     passes: tuple[Pass, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True):
     """All that a controller is given at `now_ms`.
 
     `scrapes` are those since it last looked, oldest first; none came while metrics are out, and
@@ -103,7 +104,7 @@ class Observation:
     now_ms: float
     pools: tuple[PoolState, ...]
     scrapes: tuple[Scrape, ...] = ()
-    reports: tuple[EngineReport, ...] = field(default=())
+    reports: tuple[EngineReport, ...] = ()
 
     def pool(self, name: str) -> PoolState:
         """The state of a pool. Raises: KeyError if there is none of that name."""

@@ -10,7 +10,6 @@ from dynosim.planner.load import (
     EASY,
     SCALE_DOWN,
     LoadThresholds,
-    Vote,
     both,
     by_itl,
     by_thresholds,
@@ -25,6 +24,7 @@ from dynosim.planner.stabilizer import Stabilizer
 from dynosim.planner.start_times import StartTimes
 from dynosim.planner.throughput import correction
 from dynosim.planner.traffic import Traffic
+from dynosim.planner.vote import Vote
 from dynosim.workers.lifecycle import Phase
 
 METRICS_STALE = "metrics_stale"
@@ -75,9 +75,9 @@ _NEAR = 0.02  # what requests may differ by for an engine's capacity to be the s
 
 @dataclass(frozen=True, slots=True)
 class _Capacity:
-    """What an engine with such step times serves of such requests."""
+    """What an engine serves of such requests."""
 
-    times: PassTimes | None
+    engine: EngineModel
     mix: RequestMix
     usable_rps: float
 
@@ -102,6 +102,7 @@ class ScaledPool:
         self._spec = spec
         self._times = times
         self._factors = (1.0, 1.0)
+        self._engine: EngineModel | None = None  # as it was asked for last
         self._capacity: _Capacity | None = None
         self.samples = PassSamples(
             card.role,
@@ -128,23 +129,24 @@ class ScaledPool:
         times = self._times if self._times is not None else self.samples.fitted()
         if times is None:
             return None
-        engine = EngineModel.of(self.card, times, *self._factors)
-        return replace(engine, spreads_prompts=self._spec.spread_prompts)
+        if self._engine is None or self._engine.times is not times:
+            engine = EngineModel.of(self.card, times, *self._factors)
+            self._engine = replace(engine, spreads_prompts=self._spec.spread_prompts)
+        return self._engine
 
     def usable_rps(self, mix: RequestMix) -> float | None:
         """Requests a second that one engine may take of such; None while step times are not known.
 
         What was found for nearly the same requests is taken again.
         """
-        times = self._times if self._times is not None else self.samples.fitted()
+        engine = self.engine()
+        if engine is None:
+            return None
         found = self._capacity
-        if found is None or found.times is not times or not _is_near(found.mix, mix):
-            engine = self.engine()
-            if engine is None:
-                return None
+        if found is None or found.engine is not engine or not _is_near(found.mix, mix):
             spec = self._spec
             point = best_point(self.card.role, engine, mix, spec.ttft_ms, spec.itl_ms)
-            found = self._capacity = _Capacity(times, mix, point.rps * spec.max_utilization)
+            found = self._capacity = _Capacity(engine, mix, point.rps * spec.max_utilization)
         return found.usable_rps
 
     def why_no_engine(self) -> str:
@@ -169,7 +171,7 @@ class ScaledPool:
 
     def correct(self, seen: Traffic, mix: RequestMix, reports: Sequence[EngineReport]) -> None:
         """Let times follow what was observed, beside what they said of the same load."""
-        self._factors = (1.0, 1.0)
+        self._factors, self._engine = (1.0, 1.0), None
         engine = self.engine()
         if engine is None:
             return
@@ -185,8 +187,7 @@ class ScaledPool:
             num_seqs = max(1, round(sum(report.num_running for report in busy) / len(busy)))
             kv_tokens = sum(report.decode_kv_tokens for report in busy) / len(busy)
             gap = correction(itl_ms, engine.decode_ms(num_seqs, kv_tokens) / mix.accept_length)
-        self._factors = (first, gap)
-        self._capacity = None
+        self._factors, self._engine = (first, gap), None
 
     def correction_figures(self) -> dict[str, float]:
         """The factors that apply, where any may."""

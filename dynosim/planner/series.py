@@ -12,7 +12,7 @@ Source: Prometheus 3, `promql/functions.go` and `promql/quantile.go`.
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from math import inf, isinf, nan
 
@@ -31,10 +31,42 @@ class SelectorError(ValueError):
     """A selector that PromQL would not read either."""
 
 
+class _Column:
+    """One sample in the scrapes that are kept, up to those that came since it was read last.
+
+    `values` has NaN where it was missing. `breaks` counts by scrape how often, up to there, it was
+    that or lower than before: where the count stays, a counter has only grown.
+    """
+
+    __slots__ = ("_num_breaks", "breaks", "values")
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.breaks: list[int] = []
+        self._num_breaks = 0
+
+    def read(self, sample: str, scrapes: list[Scrape]) -> None:
+        """Take in what came."""
+        values = self.values
+        before = values[-1] if values else nan
+        for scrape in scrapes[len(values) :]:
+            value = scrape.values.get(sample, nan)
+            if not value >= before:
+                self._num_breaks += 1
+            values.append(value)
+            self.breaks.append(self._num_breaks)
+            before = value
+
+    def drop(self, number: int) -> None:
+        """The oldest are kept no more."""
+        del self.values[:number], self.breaks[:number]
+
+
 class ScrapeStore:
     """The scrapes of the last `keep_ms`, oldest first.
 
-    Windows longer than `keep_ms` see what is kept. `lookback_ms`: see `LOOKBACK_MS`.
+    Windows longer than `keep_ms` see what is kept. `lookback_ms`: see `LOOKBACK_MS`. Only what is
+    asked for is read of a scrape.
     """
 
     def __init__(self, keep_ms: float = 2 * LOOKBACK_MS, lookback_ms: float = LOOKBACK_MS) -> None:
@@ -42,23 +74,24 @@ class ScrapeStore:
         self._lookback_ms = lookback_ms
         self._scrapes: list[Scrape] = []
         self._at_ms: list[float] = []  # of each of them
+        self._num_known = 0  # of them, those whose samples are known by name
+        self._columns: dict[str, _Column] = {}  # by sample that was asked for
         self._labels: dict[str, tuple[str, _Labels]] = {}  # by sample: its name and labels
         self._matching: dict[str, tuple[int, list[str]]] = {}  # by selector; of how many samples
 
     def add(self, scrape: Scrape) -> None:
         """Keep one more. Raises: ValueError if it is no later than the latest."""
-        if self._at_ms and scrape.at_ms <= self._at_ms[-1]:
-            raise ValueError(f"scrape at {scrape.at_ms} ms after one at {self._at_ms[-1]}")
+        at_ms = scrape.at_ms
+        if self._at_ms and at_ms <= self._at_ms[-1]:
+            raise ValueError(f"scrape at {at_ms} ms after one at {self._at_ms[-1]}")
         self._scrapes.append(scrape)
-        self._at_ms.append(scrape.at_ms)
-        if not scrape.values.keys() <= self._labels.keys():
-            for sample in scrape.values:
-                if sample not in self._labels:
-                    self._labels[sample] = _parse_sample(sample)
-        num_old = bisect_left(self._at_ms, scrape.at_ms - self._keep_ms)
-        del self._scrapes[:num_old], self._at_ms[:num_old]
-        if len(self._labels) > 2 * len(scrape.values) + _MANY:
-            self._forget()
+        self._at_ms.append(at_ms)
+        num_old = bisect_left(self._at_ms, at_ms - self._keep_ms)
+        if num_old:
+            del self._scrapes[:num_old], self._at_ms[:num_old]
+            self._num_known = max(0, self._num_known - num_old)
+            for column in self._columns.values():
+                column.drop(num_old)
 
     def add_all(self, scrapes: Iterable[Scrape]) -> None:
         """Keep some more, oldest first."""
@@ -90,10 +123,11 @@ class ScrapeStore:
 
     def average(self, selector: str, window_ms: float, now_ms: float) -> float | None:
         """The mean over the window of what `sum` was in each scrape; None if there was none."""
+        start, end = self._window(window_ms, now_ms)
         sums = [
             value
-            for scrape in self._window(window_ms, now_ms)
-            if (value := self.sum(selector, scrape.at_ms)) is not None
+            for at_ms in self._at_ms[start:end]
+            if (value := self.sum(selector, at_ms)) is not None
         ]
         return sum(sums) / len(sums) if sums else None
 
@@ -108,8 +142,13 @@ class ScrapeStore:
         interval, and not below a counter of 0; so it need not be whole. With `extrapolate=False` it
         is the plain difference. What a counter had when first scraped counts for nothing.
         """
-        window = self._window(window_ms, now_ms)
-        return _sum_or_none(self._increases(selector, window, window_ms, now_ms, extrapolate))
+        start, end = self._window(window_ms, now_ms)
+        found: float | None = None
+        for sample in self._samples(selector):
+            grown = self._grown(sample, start, end, window_ms, now_ms, extrapolate)
+            if grown is not None:
+                found = grown if found is None else found + grown
+        return found
 
     def rate(
         self, selector: str, window_ms: float, now_ms: float, *, extrapolate: bool = True
@@ -136,11 +175,11 @@ class ScrapeStore:
         bound of the last bucket but one if the quantile is beyond it. Inside a bucket observations
         are taken to be spread evenly, and the first bucket to begin at 0.
         """
-        window = self._window(window_ms, now_ms)
+        start, end = self._window(window_ms, now_ms)
         counts: dict[float, float] = {}
         for sample in self._samples(_suffixed(histogram, "_bucket")):
             le = self._labels[sample][1].get("le")
-            grown = _grown(sample, window, window_ms, now_ms, extrapolate=True)
+            grown = self._grown(sample, start, end, window_ms, now_ms, extrapolate=True)
             if le is not None and grown is not None:
                 counts[float(le)] = counts.get(float(le), 0.0) + grown
         return bucket_quantile(q, sorted(counts.items())) if counts else None
@@ -155,12 +194,27 @@ class ScrapeStore:
         index = bisect_right(self._at_ms, now_ms)
         return self._scrapes[index - 1] if index else None
 
-    def _window(self, window_ms: float, now_ms: float) -> list[Scrape]:
-        start = bisect_right(self._at_ms, now_ms - window_ms)
-        return self._scrapes[start : bisect_right(self._at_ms, now_ms)]
+    def _window(self, window_ms: float, now_ms: float) -> tuple[int, int]:
+        """The first scrape of a window, and the first after it."""
+        at_ms = self._at_ms
+        return bisect_right(at_ms, now_ms - window_ms), bisect_right(at_ms, now_ms)
+
+    def _learn(self) -> None:
+        """Know the samples of what came since somebody asked."""
+        for scrape in self._scrapes[self._num_known :]:
+            values = scrape.values
+            if not values.keys() <= self._labels.keys():
+                for sample in values:
+                    if sample not in self._labels:
+                        self._labels[sample] = _parse_sample(sample)
+            if len(self._labels) > 2 * len(values) + _MANY:
+                self._forget()
+        self._num_known = len(self._scrapes)
 
     def _samples(self, selector: str) -> list[str]:
         """Those of all samples ever scraped that a selector names."""
+        if self._num_known < len(self._scrapes):
+            self._learn()
         known = len(self._labels)
         if selector not in self._matching or self._matching[selector][0] != known:
             fits = _parse_selector(selector)
@@ -168,18 +222,33 @@ class ScrapeStore:
             self._matching[selector] = (known, names)
         return self._matching[selector][1]
 
-    def _increases(
+    def _grown(
         self,
-        selector: str,
-        window: list[Scrape],
+        sample: str,
+        start: int,
+        end: int,
         window_ms: float,
         now_ms: float,
         extrapolate: bool,
-    ) -> Iterator[float]:
-        for sample in self._samples(selector):
-            grown = _grown(sample, window, window_ms, now_ms, extrapolate=extrapolate)
-            if grown is not None:
-                yield grown
+    ) -> float | None:
+        """How much one counter grew in a window; None with fewer than two scrapes of it."""
+        if end - start < 2:
+            return None
+        column = self._columns.get(sample)
+        if column is None:
+            column = self._columns[sample] = _Column()
+        if len(column.values) < len(self._scrapes):
+            column.read(sample, self._scrapes)
+        first = column.values[start]
+        if first == first and column.breaks[start] == column.breaks[end - 1]:
+            grown = column.values[end - 1] - first
+            if not extrapolate:
+                return grown
+            ends = (self._at_ms[start], self._at_ms[end - 1])
+            return grown * _stretch(ends, end - start, first, grown, window_ms, now_ms)
+        values, at_ms = column.values[start:end], self._at_ms[start:end]
+        points = [(at, value) for at, value in zip(at_ms, values, strict=True) if value == value]
+        return _grown_anew(points, window_ms, now_ms, extrapolate)
 
 
 def bucket_quantile(q: float, buckets: list[tuple[float, float]]) -> float:
@@ -208,30 +277,35 @@ def bucket_quantile(q: float, buckets: list[tuple[float, float]]) -> float:
     return start + (bounds[index] - start) * (rank - below) / inside if inside > 0 else nan
 
 
-def _grown(
-    sample: str, window: list[Scrape], window_ms: float, now_ms: float, *, extrapolate: bool
+def _grown_anew(
+    points: list[tuple[float, float]], window_ms: float, now_ms: float, extrapolate: bool
 ) -> float | None:
-    """How much one counter grew in the window; None with fewer than two scrapes of it."""
-    points = [one for one in window if sample in one.values]
+    """The same of a counter that may have begun again at 0; `points` are (ms, value)."""
     if len(points) < 2:
         return None
-    values = [one.values[sample] for one in points]
-    grown = values[-1] - values[0]
-    for before, after in pairwise(values):
+    first = points[0][1]
+    grown = points[-1][1] - first
+    for (_, before), (_, after) in pairwise(points):
         if after < before:
             grown += before
     if not extrapolate:
         return grown
-    return grown * _stretch(points, values[0], grown, window_ms, now_ms)
+    ends = (points[0][0], points[-1][0])
+    return grown * _stretch(ends, len(points), first, grown, window_ms, now_ms)
 
 
 def _stretch(
-    points: list[Scrape], first: float, grown: float, window_ms: float, now_ms: float
+    ends_ms: tuple[float, float],
+    num_points: int,
+    first: float,
+    grown: float,
+    window_ms: float,
+    now_ms: float,
 ) -> float:
     """By what an increase between scrapes, from `first`, is multiplied to be the whole window's."""
-    first_ms, last_ms = points[0].at_ms, points[-1].at_ms
+    first_ms, last_ms = ends_ms
     sampled_ms = last_ms - first_ms
-    mean_ms = sampled_ms / (len(points) - 1)
+    mean_ms = sampled_ms / (num_points - 1)
     before_ms = first_ms - (now_ms - window_ms)
     after_ms = now_ms - last_ms
     if before_ms >= 1.1 * mean_ms:

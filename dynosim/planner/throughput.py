@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from math import ceil
 
-from dynosim.planner.capacity import OperatingPoint, best_point
+from dynosim.planner.capacity import best_point
 from dynosim.planner.decision import WARNING
 from dynosim.planner.engine_model import EngineModel, RequestMix
 from dynosim.planner.forecast import Forecast, Forecaster, ForecastSpec, forecaster
+from dynosim.planner.operating_point import OperatingPoint
 from dynosim.planner.traffic import LastMix, Traffic
 
 _LEAST_CORRECTION, _MOST_CORRECTION = 0.5, 2.0

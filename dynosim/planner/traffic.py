@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from math import isfinite
 
+import msgspec
+from msgspec.structs import replace
+
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.engine_model import RequestMix
 from dynosim.planner.series import ScrapeStore
@@ -11,8 +14,7 @@ _TOGETHER = f'{names.ITL}_bucket{{le="{names.le_text(names.ITL_BUCKETS[0])}"}}'
 """Tokens that came with the one before: speculative decoding delivers several at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
+class Traffic(msgspec.Struct, frozen=True):
     """A window's requests as means, and latencies; what nothing was observed of is None.
 
     `num_requests` are those that came, `rps` that by second of the window. `isl` is of those,
@@ -35,22 +37,28 @@ class Traffic:
 
     def figures(self) -> dict[str, float]:
         """What is known, by name."""
-        known = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        known = {name: getattr(self, name) for name in self.__struct_fields__}
         return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def traffic(
-    series: ScrapeStore, now_ms: float, window_ms: float, tail: float | None = None
+    series: ScrapeStore,
+    now_ms: float,
+    window_ms: float,
+    tail: float | None = None,
+    *,
+    mix_only: bool = False,
 ) -> Traffic | None:
     """The traffic of a window; None if no counter was scraped in it twice.
 
     Counters that began again, with their process, are followed. `tail` is the quantile of the
-    latencies with `_tail`, from their buckets; None, where nobody asks, saves the time.
+    latencies with `_tail`, from their buckets; None, where nobody asks, saves the time, as does
+    `mix_only`: nothing is told of latencies and of who is under way.
     """
     num_requests = series.increase(names.INPUT_TOKENS + "_count", window_ms, now_ms)
     if num_requests is None:
         return None
-    return Traffic(
+    mix = Traffic(
         age_ms=series.age_ms(now_ms),
         num_requests=num_requests,
         rps=num_requests / window_ms * 1e3,
@@ -58,6 +66,11 @@ def traffic(
         osl=_told(series.mean(names.OUTPUT_TOKENS, window_ms, now_ms)),
         hit_rate=_hit_rate(series, now_ms, window_ms),
         accept_length=_accept_length(series, now_ms, window_ms),
+    )
+    if mix_only:
+        return mix
+    return replace(
+        mix,
         ttft_ms=_ms(series.mean(names.TTFT, window_ms, now_ms)),
         itl_ms=_ms(series.mean(names.ITL, window_ms, now_ms)),
         ttft_ms_tail=_tail(series, tail, names.TTFT, now_ms, window_ms),

@@ -6,8 +6,9 @@ from math import ceil
 
 from dynosim.cluster.scaling import pool_cards
 from dynosim.cluster.spec import ClusterSpec
-from dynosim.planner.capacity import OperatingPoint, Reach, best_point, reachable
+from dynosim.planner.capacity import Reach, best_point, reachable
 from dynosim.planner.engine_model import EngineModel, RequestMix
+from dynosim.planner.operating_point import OperatingPoint
 
 NO_BOUND_MS = 1e12
 

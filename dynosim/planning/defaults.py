@@ -5,7 +5,7 @@ from typing import Any
 
 from dynosim.config.controllers import PlannerConfig
 from dynosim.config.schema import RunConfig
-from dynosim.planner.capacity import OperatingPoint
+from dynosim.planner.operating_point import OperatingPoint
 from dynosim.planner.planner_spec import PlannerSpec
 
 Data = dict[str, Any]

@@ -3,9 +3,10 @@
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from dynosim.cluster.scaling import ScalingProcess, ScalingSpec
 from dynosim.cluster.scenario import LoseFrontend
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.frontend_metrics import le_text, sample_name
+from dynosim.planner.observation import Observation
 from dynosim.records import FloatArray, RequestLog, RequestStatus
 
 LABELS = FrontendLabels("test", "m")
@@ -27,7 +29,7 @@ EVERY_MS = 41.37  # no step ends just then
 HAIR_S = 1e-9
 
 
-def watched(seed: int) -> tuple[Told, dict[float, dict[str, float]]]:
+def watched(seed: int) -> tuple[Told, dict[float, Mapping[str, float]]]:
     """A run, and its scrapes by time."""
     script = Script([10 * EVERY_MS * k for k in range(1, 100)], [])
     spec = ScalingSpec(scrape_interval_ms=EVERY_MS, labels=LABELS)
@@ -82,6 +84,39 @@ def expected(told: Told, now_ms: float) -> dict[str, float]:
 
 def total(name: str, value: float) -> dict[str, float]:
     return {sample_name(f"{name}_total", LABELS.common): float(value)}
+
+
+class Reader(Script):
+    """Reads all, or a few samples, of some of what it is shown; `read` by time."""
+
+    def __init__(self, times_ms: list[float], seed: int) -> None:
+        super().__init__(times_ms, [])
+        self._choice = Random(seed)
+        self.read: dict[float, dict[str, float]] = {}
+
+    def look(self, seen: Observation) -> None:
+        """Not always in the order of time."""
+        super().look(seen)
+        for scrape in self._choice.sample(seen.scrapes, self._choice.randrange(len(seen.scrapes))):
+            names_read = list(scrape.values)
+            if self._choice.random() < 0.5:
+                names_read = self._choice.sample(names_read, 5)
+            self.read[scrape.at_ms] = {name: scrape.values[name] for name in names_read}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_scrape_says_the_same_whenever_it_is_read(seed: int) -> None:
+    reader = Reader([10 * EVERY_MS * k for k in range(1, 100)], seed)
+    process = ScalingProcess(reader, ScalingSpec(scrape_interval_ms=EVERY_MS, labels=LABELS))
+    told_run(seed, processes=[process])
+    _, late = watched(seed)
+    for at_ms, values in reader.read.items():
+        assert values.items() <= dict(late[at_ms]).items()
+    for look in process.looks:
+        for scrape in look.seen.scrapes:
+            assert scrape.values == late[scrape.at_ms]
+            assert list(scrape.values) == list(late[scrape.at_ms])
 
 
 def is_plain(told: Told) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import pytest
 from planner_support import CountingFrontend, card, linear, observation, only, pool_state, report
 
@@ -295,7 +296,8 @@ def test_one_side_without_step_times_holds_both() -> None:
 def test_without_a_model_step_times_are_learned() -> None:
     """The same line, from steps that were seen."""
     old = pool_state("agg", 1)
-    old = replace(old, workers=(replace(old.workers[0], since_ms=-1e6),))
+    aged = msgspec.structs.replace(old.workers[0], since_ms=-1e6)
+    old = msgspec.structs.replace(old, workers=(aged,))
     planner = Planner(DEMAND, [card()])
     passes = [
         Pass(10 + 0.1 * tokens + 0.01 * kv, 1, tokens, 4, kv)

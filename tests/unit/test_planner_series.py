@@ -21,6 +21,39 @@ def counter(*points: tuple[float, float]) -> ScrapeStore:
     return store(*((at_s, {"c_total": value}) for at_s, value in points))
 
 
+class Reads(dict[str, float]):
+    """Samples that note which of them are read."""
+
+    def __init__(self, values: dict[str, float], read: list[str]) -> None:
+        super().__init__(values)
+        self._read = read
+
+    def get(self, name: str, default: float | None = None) -> float | None:  # type: ignore[override]
+        self._read.append(name)
+        return super().get(name, default)
+
+
+def test_of_a_scrape_only_what_is_asked_for_is_read_and_that_once() -> None:
+    read: list[str] = []
+    seen = ScrapeStore(keep_ms=60 * S)
+    for at_s in range(0, 100, 10):
+        seen.add(Scrape(at_s * S, Reads({"c_total": float(at_s), "d_total": 1.0}, read)))
+        if at_s:
+            assert seen.increase("c_total", 20 * S, at_s * S, extrapolate=False) == 10
+    assert read == ["c_total"] * 10
+
+
+def test_a_counter_that_was_first_asked_for_late_is_known_from_the_oldest_scrape_on() -> None:
+    seen = ScrapeStore(keep_ms=30 * S)
+    for at_s in range(0, 100, 10):
+        seen.add(Scrape(at_s * S, {"c_total": float(at_s % 40)}))
+    # kept are 60, 70, 80, 90: values 20, 30, 0, 10, which began again once
+    assert seen.increase("c_total", 60 * S, 90 * S, extrapolate=False) == 20
+    assert seen.increase("c_total", 15 * S, 90 * S, extrapolate=False) == 10
+    seen.add(Scrape(100 * S, {"c_total": 25.0}))
+    assert seen.increase("c_total", 60 * S, 100 * S, extrapolate=False) == 25
+
+
 # ---- counters ------------------------------------------------------------------------------------
 
 

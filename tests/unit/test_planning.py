@@ -15,10 +15,10 @@ from dynosim.config.schema import CONTROLLERS, RunConfig
 from dynosim.config.yaml_source import Document
 from dynosim.errors import ConfigError
 from dynosim.metrics.lives import mean_gpus
-from dynosim.planner.capacity import OperatingPoint
 from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.look import Look
 from dynosim.planner.observation import Observation, PoolState
+from dynosim.planner.operating_point import OperatingPoint
 from dynosim.planning.bound import Bound
 from dynosim.planning.capacity_of import ladder
 from dynosim.planning.defaults import Limits, derived_section, limits_of

@@ -519,15 +519,9 @@ class VllmScheduler:
 
         The blocks that it opens have to be taken first, as the loads' evictions come after its own.
         """
-        decodes, pool, remote = self.decodes, self.pool, self._remote
-        num_asking = self.num_waiting - remote.num_loading
-        if num_asking == 0 or self._head_is_blocked or remote.num_ready > 0:
-            return ()
-        if not self._takes_kv or self._has_cap or self._cache.registers_decodes:
-            return ()
-        if self._offload is not None and not self._offload.is_idle:  # they may have to wait for it
-            return ()
-        if self._prefetches.are_asked:
+        decodes, pool = self.decodes, self.pool
+        num_asking = self.num_waiting - self._remote.num_loading
+        if num_asking == 0 or not self._head_may_load():
             return ()
         budget, need = self._token_budget - decodes.count, decodes.blocks_next_step()
         if self._seats.prefilling or budget <= 0 or need > pool.free_blocks:
@@ -547,6 +541,14 @@ class VllmScheduler:
         if plan.loads:
             self._note_work()
         return plan.loads
+
+    def _head_may_load(self) -> bool:
+        """Whether loads of the head of the queue may start before the next step is planned."""
+        if self._head_is_blocked or self._remote.num_ready > 0 or self._prefetches.are_asked:
+            return False
+        if not self._takes_kv or self._has_cap or self._cache.registers_decodes:
+            return False
+        return self._offload is None or self._offload.is_idle  # else they may have to wait for it
 
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
