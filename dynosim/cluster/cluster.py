@@ -583,7 +583,7 @@ class Cluster:
             self._patience.placed(sequence)
         worker = self.workers[worker_id]
         if sequence.is_prefetch:  # it computes nothing: to whoever places requests it is no load
-            self._placer.give_up(index, worker, now_ms)
+            self._placer.discount(index, worker, now_ms)
         if worker.engine.add(sequence, now_ms):
             heappush(self._ends, (worker.engine.next_ms, worker.station_id))
         self._touched.append(worker.station_id)
