@@ -206,7 +206,7 @@ class Dispatch:
         if self._patience is not None:
             self._patience.placed(sequence)
         if sequence.is_prefetch:  # it computes nothing: to whoever places requests it is no load
-            self.placer.give_up(index, worker, now_ms)
+            self.placer.discount(index, worker, now_ms)
         agenda = self._agenda
         if worker.engine.add(sequence, now_ms):
             heappush(agenda.ends, (worker.engine.next_ms, worker.station_id))

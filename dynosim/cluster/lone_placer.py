@@ -68,6 +68,9 @@ class LonePlacer:
     def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
         """Nothing is kept of requests in flight."""
 
+    def discount(self, index: int, worker: Worker, now_ms: float) -> None:
+        """Nothing is kept of requests in flight."""
+
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""
         return iter(())

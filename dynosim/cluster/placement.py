@@ -68,6 +68,10 @@ class Placer(Protocol):
         """A client waits no more for a request, on a worker or (None) in the router."""
         ...
 
+    def discount(self, index: int, worker: Worker, now_ms: float) -> None:
+        """What has just been placed on a worker is no load there."""
+        ...
+
     def releases(self, now_ms: float) -> Iterator[Released]:
         """What stops waiting in the router now."""
         ...
@@ -133,6 +137,10 @@ class LoadPlacer:
         slot = None if worker is None else self._slots.get(worker.worker_id)
         if slot is not None:
             self._num_requests[slot] -= 1
+
+    def discount(self, index: int, worker: Worker, now_ms: float) -> None:
+        """Count it as an end."""
+        self.give_up(index, worker, now_ms)
 
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""

@@ -106,6 +106,10 @@ class PoolPlacers:
         placer = self._prefill if worker is None else self._of(worker)
         placer.give_up(index, worker, now_ms)
 
+    def discount(self, index: int, worker: Worker, now_ms: float) -> None:
+        """What has just been placed on a worker is no load there."""
+        self._of(worker).discount(index, worker, now_ms)
+
     def give_up_queued(self, index: int, *, at_decode: bool, now_ms: float) -> None:
         """A client waits no more for a request that waits in one of the routers."""
         (self._decode if at_decode else self._prefill).give_up(index, None, now_ms)

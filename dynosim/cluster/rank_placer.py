@@ -77,6 +77,10 @@ class RankPlacer:
         if front_end is not None and worker is not None:
             front_end.balancer.ended(worker.rank, 1)
 
+    def discount(self, index: int, worker: Worker, now_ms: float) -> None:
+        """Count it as an end."""
+        self.give_up(index, worker, now_ms)
+
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""
         return iter(())

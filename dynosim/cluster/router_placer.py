@@ -222,6 +222,16 @@ class RouterPlacer:
             self._num_requests[worker.worker_id] -= 1
         self._free(index, now_ms)
 
+    def discount(self, index: int, worker: Worker, now_ms: float) -> None:
+        """What has just been placed on a worker is no load there.
+
+        Nobody can go for that who could not before it was placed.
+        """
+        self._num_requests[worker.worker_id] -= 1
+        if self._num_requests[worker.worker_id] == 0:
+            self._note_idle(worker.worker_id)
+        self._free(index, now_ms)
+
     def _free(self, index: int, now_ms: float) -> None:
         """Tell the frontend that has a request, and with a delay the others, that it is over."""
         self._frontends[self._home[index]].free(index, now_ms)

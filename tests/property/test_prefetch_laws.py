@@ -64,6 +64,7 @@ def tiered(make: Callable[[int], World], seed: int) -> World:
 
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, st.sampled_from([aggregated, disaggregated]))
+@example(980, disaggregated)  # what was no load any more let requests go that wait in a router
 def test_under_scripts_too_nothing_is_lost_and_bulk_does_as_single_steps_do(
     seed: int, make: Callable[[int], World]
 ) -> None:
