@@ -293,9 +293,10 @@ SCENARIOS: tuple[ScalingScenario, ...] = (
         setup="10 s of 5 requests/s in each minute of 0.3: one worker is enough in the mean",
         service=_bursts,
         judge=_in_bursts,
-        remark="Bursts are shorter than a start: what they take has to be there before. The"
-        " planner foresees means; with\n`max_utilization: 0.3` it passes, with 3 workers. The"
-        " others pass by staying near their maximum.",
+        remark="Bursts are shorter than a start: what they take has to be there before. Once too"
+        " many were late the planner keeps\nas many as the worst burst takes (4); with"
+        " `burst_memory_ms: 0` it goes by means and fails. The others pass by\nstaying near their"
+        " maximum.",
     ),
     ScalingScenario(
         name="cold-samples",

@@ -51,12 +51,13 @@ class RecentArrivals:
             self._late.popleft()
         self._note_burst(at_ms, self._burst_rps(at_ms))
 
-    def sure_rps(self) -> float:
-        """The highest rate of any window until now that is no chance: less a root of its number."""
+    def sure_rps(self, least_ms: float = _LEAST_GAP_MS) -> float:
+        """The highest rate of any window until now, of at least so long, that is no chance: less a
+        root of its number."""
         at_ms, total = self._window[-1] if self._window else (0.0, 0.0)
         most = 0.0
         for since_ms, then in self._window:
-            if at_ms - since_ms >= _LEAST_GAP_MS:
+            if at_ms - since_ms >= least_ms:
                 came = total - then
                 most = max(most, (came - sqrt(came)) / (at_ms - since_ms) * 1e3)
         return most

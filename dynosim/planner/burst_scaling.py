@@ -61,6 +61,27 @@ class BurstScaling:
         )
         return replicas
 
+    def risen(
+        self, seen: Observation, pool: ScaledPool, ask: Ask, mix: RequestMix | None
+    ) -> int | None:
+        """Replicas that what came for as long as a start takes needs, where that is more than there
+        are told to be: who waits until requests queue is late. None: those will do."""
+        if not self._is_sla or self._spec.max_load_scaling_replicas <= 1:
+            return None
+        usable_rps = None if mix is None else pool.usable_rps(mix)
+        if usable_rps is None:
+            return None
+        start_ms = pool.starts.start_ms(seen.now_ms)
+        rps = self._frontend.arrivals.sure_rps(start_ms)
+        replicas = ceil(rps / usable_rps - 1e-9)
+        if replicas <= ask.wanted:
+            return None
+        ask.reasons.append(
+            f"{rps:.4g}/s have come for at least {start_ms / 1e3:.4g} s, which takes {replicas} by "
+            f"{usable_rps:.4g}/s of an engine"
+        )
+        return replicas
+
     def kept(self, seen: Observation, pool: ScaledPool, ask: Ask, mix: RequestMix | None) -> int:
         """Replicas that are not given up, since so many came lately; the ask is told.
 

@@ -73,18 +73,22 @@ class LoadScaling:
         is_pending: bool,
         all_idle: bool,
     ) -> None:
-        """Ask for what the engines' vote comes to."""
-        if is_pending:
+        """Ask for what the engines' vote comes to, or for what it does not see: a rate that is more
+        than they can serve."""
+        risen = self._bursts.risen(seen, pool, ask, mix) if vote.step <= 0 else None
+        if risen is not None:
+            most = ask.wanted + self._spec.max_load_scaling_replicas
+            ask.want(pool.within(min(risen, most)), "more come than those there are can serve")
+        elif is_pending:
             if vote.step <= 0 or not self._ask_more(seen, pool, ask, mix, least=ask.wanted):
                 self._cancel(seen, pool, ask, vote, mix)
-            return
-        pool.at_ease_ms = None
-        ask.verdict = vote.verdict
-        if vote.step > 0:
+        elif vote.step > 0:
+            pool.at_ease_ms = None
             self._regret(seen, pool, ask)
             if not self._ask_more(seen, pool, ask, mix, least=ask.wanted + 1):
                 ask.hold("no_change", f"its maximum is {pool.most}")
         else:
+            pool.at_ease_ms, ask.verdict = None, vote.verdict
             self._keep_or_ask_fewer(seen, pool, ask, vote, mix, all_idle=all_idle)
 
     def _keep_or_ask_fewer(

@@ -14,8 +14,8 @@ MIN_POINTS = 3
 """Fewer make no curve."""
 
 _ATTAINMENT = "sla_attainment"
-_BELOW = {"p99_ttft_ms": "TTFT p99 (ms)", "gpu_hours": "GPU hours"}
-"""What stands below the SLA, where trials tell it and differ in it."""
+_BELOW = {"p99_ttft_ms": ("TTFT p99 (s)", 1e-3), "gpu_hours": ("GPU hours", 1.0)}
+"""What stands below the SLA, where trials tell it and differ in it; by what it is multiplied."""
 _UNITS = {"s": "s", "ms": "ms", "gb": "GB", "rps": "requests/s", "tokens": "tokens"}
 
 
@@ -31,12 +31,12 @@ def axis_chart(trials: "pl.DataFrame", key: str) -> Chart:
     """Requests within the SLA along `key`, and below it what that costs."""
     rows = _rows(trials, key)
     told = [
-        (name, title)
-        for name, title in _BELOW.items()
+        (name, title, factor)
+        for name, (title, factor) in _BELOW.items()
         if len({row.get(name) for row in rows} - {None}) > 1
     ]
-    panels = [_panel(rows, key, _ATTAINMENT, "requests within the SLA")]
-    panels += [_panel(rows, key, name, title) for name, title in told]
+    panels = [_panel(rows, key, _ATTAINMENT, "requests within the SLA", 1.0)]
+    panels += [_panel(rows, key, *one) for one in told]
     return Chart(
         panels=tuple(panels),
         source=trial_table.common_source(trials),
@@ -55,16 +55,21 @@ def _rows(trials: "pl.DataFrame", key: str) -> list[dict[str, Any]]:
     return rows.filter(rows[key].is_not_null()).sort(key).to_dicts()
 
 
-def _panel(rows: list[dict[str, Any]], key: str, name: str, title: str) -> Panel:
+def _panel(rows: list[dict[str, Any]], key: str, name: str, title: str, factor: float) -> Panel:
     is_share = name == _ATTAINMENT
-    xs, ys = [row[key] for row in rows], [row.get(name) for row in rows]
-    hover = tuple(_told(row, key, name, title) for row in rows)
+    xs = [row[key] for row in rows]
+    ys = [None if row.get(name) is None else row[name] * factor for row in rows]
+    hover = tuple(
+        f"{_axis_title(key)}: {number(x)}\n"
+        f"{style.share_text(y) if is_share and y is not None else number(y)} {title}"
+        for x, y in zip(xs, ys, strict=True)
+    )
     return Panel(
         x=ChartAxis(title=_axis_title(key), from_zero=True),
         y=ChartAxis(
             title=title,
             from_zero=not is_share,
-            limits=(0.0, 1.005) if is_share else None,
+            limits=(0.0, 1.02) if is_share else None,
             is_percent=is_share,
         ),
         marks=(
@@ -79,12 +84,6 @@ def _panel(rows: list[dict[str, Any]], key: str, name: str, title: str) -> Panel
             ),
         ),
     )
-
-
-def _told(row: dict[str, Any], key: str, name: str, title: str) -> str:
-    value = row.get(name)
-    shown = style.share_text(value) if name == _ATTAINMENT and value is not None else number(value)
-    return f"{_axis_title(key)}: {number(row[key])}\n{shown} {title}"
 
 
 def _axis_title(key: str) -> str:

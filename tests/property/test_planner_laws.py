@@ -243,6 +243,7 @@ def test_a_constant_demand_is_served_by_a_constant_number(
     spec = replace(
         SPECS[-1],
         load_predictor=ForecastSpec(method=method),  # type: ignore[arg-type]
+        max_utilization=1.0,  # no number of requests takes a whole number of engines
         max_gpu_budget=None,
         min_endpoint=1,
     )
