@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.gap_tally import GapTally
@@ -223,6 +223,13 @@ class ScrapedMoment:
             return float(mark.number)
         return float(self._catalogue.histograms[family].cumulative(mark)[part])
 
+    def get(self, name: str, default: Any) -> Any:
+        """See `Readings`."""
+        place = self._catalogue.places.get(name)
+        if place is None or (place[0] == SCALAR and place[1] >= len(self._scalars)):
+            return default
+        return self.value(name)
+
     def names(self) -> dict[str, None]:
         """See `Readings`."""
         every = self._catalogue.names
@@ -368,15 +375,18 @@ class Exposition:
     def _take_placements(self) -> None:
         """Those that have gone to their first worker: how long they waited, what is cached."""
         journal, overlap_blocks = self._journal, self._overlap_blocks
+        dispatch_ms, ingress_ms = journal.dispatch_ms, self._path.ingress_ms
         unplaced, num_cached = [], 0
         for index in self._unplaced:
             if journal.worker_id[index] < 0:
                 if journal.status[index] == UNFINISHED:
                     unplaced.append(index)
                 continue
-            arrival_ms = journal.arrival_ms[index]
-            waited_ms = journal.dispatch_ms.get(index, arrival_ms) - arrival_ms
-            self._wait.observe((waited_ms + self._path.ingress_ms) / 1e3)
+            waited_ms = 0.0
+            if dispatch_ms:
+                arrival_ms = journal.arrival_ms[index]
+                waited_ms = dispatch_ms.get(index, arrival_ms) - arrival_ms
+            self._wait.observe((waited_ms + ingress_ms) / 1e3)
             if overlap_blocks is not None:
                 cached = int(overlap_blocks[index] * self._block_size)
                 num_cached += min(cached, self._input_tokens[index])
@@ -385,13 +395,14 @@ class Exposition:
 
     def _take_first_tokens(self, slack_ms: float) -> None:
         journal, outside_ms = self._journal, self._outside_ms
+        all_stay = not journal.gave_up_ms and not journal.refused_ms
         waiting = []
         for index in self._awaiting_first:
             first_ms = journal.first_token_ms[index]
             if first_ms != first_ms:
                 if journal.status[index] == UNFINISHED:
                     waiting.append(index)
-            elif first_ms <= self._over_ms(index, NEVER):  # else for nobody
+            elif all_stay or first_ms <= self._over_ms(index, NEVER):  # else for nobody
                 ttft_ms = first_ms - journal.arrival_ms[index] + outside_ms
                 self._ttft.observe(ttft_ms / 1e3, slack_ms / 1e3)
         self._awaiting_first = waiting
@@ -399,9 +410,15 @@ class Exposition:
     def _take_ends(self, slack_ms: float) -> None:
         journal = self._journal
         status = journal.status
-        ended = [index for index in self._open if status[index] != UNFINISHED]
+        in_flight: list[int] = []
+        ended: list[int] = []
+        for index in self._open:
+            if status[index] == UNFINISHED:
+                in_flight.append(index)
+            else:
+                ended.append(index)
         if ended:
-            self._open = [index for index in self._open if status[index] == UNFINISHED]
+            self._open = in_flight
             self._note_ends(ended, slack_ms)
         if self._uncounted:
             self._count_tokens()
@@ -409,15 +426,18 @@ class Exposition:
     def _note_ends(self, ended: list[int], slack_ms: float) -> None:
         journal = self._journal
         status = journal.status
-        num_cached = 0
+        num_cached, limit = 0, self._path.max_model_len
+        all_stay = not journal.gave_up_ms and not journal.refused_ms
         self._has_new_ends = True
         for index in ended:
             outcome = status[index]
             self._ended[outcome] = self._ended.get(outcome, 0) + 1
-            end_ms = self._over_ms(index, journal.finish_ms[index])
+            end_ms = journal.finish_ms[index]
+            if not all_stay:
+                end_ms = self._over_ms(index, end_ms)
             e2e_ms = end_ms - journal.arrival_ms[index] + self._outside_ms
             self._duration.observe(e2e_ms / 1e3, slack_ms / 1e3)
-            if self._input_tokens[index] < self._path.max_model_len:
+            if self._input_tokens[index] < limit:
                 self._uncounted.append(index)
                 num_cached += self._cached(index)
             else:
@@ -428,10 +448,13 @@ class Exposition:
         """How many tokens the ended have got; of who was given up, once its engine has counted."""
         journal = self._journal
         leaving = journal.leaving
+        still: list[int] = []
         for index in self._uncounted:
-            if index not in leaving:
+            if leaving and index in leaving:
+                still.append(index)
+            else:
                 self._output.observe(journal.produced_tokens[index])
-        self._uncounted = [index for index in self._uncounted if index in leaving]
+        self._uncounted = still
 
     def _over_ms(self, index: int, usual_ms: float) -> float:
         """When a request was refused, failed or given up; if nothing of that, as usual."""

@@ -6,7 +6,7 @@ own length, so it does not matter whether they went by in bulk.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS
 from dynosim.timing.model import StepTimeModel
@@ -15,7 +15,16 @@ from dynosim.timing.step import StepShape
 if TYPE_CHECKING:
     from dynosim.cluster.pool import Worker
 
-PLACE: Final = 2  # of a known range, see `StepPlaces`
+
+class _Range:
+    """Contexts with which steps are known to be in one bucket, `place`."""
+
+    __slots__ = ("high", "low", "place")
+
+    def __init__(self, low: int, high: int, place: int) -> None:
+        self.low = low
+        self.high = high
+        self.place = place
 
 
 class StepPlaces:
@@ -29,17 +38,19 @@ class StepPlaces:
         self._times = times
         self._bounds_ms = bounds_ms
         self._shape = StepShape()
-        self._known: dict[int, list[list[int]]] = {}  # lowest and highest context, and bucket
+        self._known: dict[int, list[_Range]] = {}
 
     def count(
         self, number: int, first: int, num_steps: int, counts: list[int], slack_ms: float
     ) -> None:
         """Add the gaps of a run, of so many sequences with that context at first, to the counts."""
         last = first + number * (num_steps - 1)
-        for low, high, place in self._known.get(number, ()):
-            if low <= first and last <= high:
-                counts[place] += number * num_steps
-                return
+        known = self._known.get(number)
+        if known is not None:
+            for one in known:
+                if one.low <= first and last <= one.high:
+                    counts[one.place] += number * num_steps
+                    return
         if self._times.decode_is_monotone:
             self._count_between(number, first, last, num_steps, counts, slack_ms)
             return
@@ -62,14 +73,14 @@ class StepPlaces:
         """The bucket of a step of so many sequences with that context."""
         known = self._known.setdefault(number, [])
         for one in known:
-            if one[0] <= context <= one[1]:
-                return one[PLACE]
+            if one.low <= context <= one.high:
+                return one.place
         place = self._find(number, context, slack_ms)
         for one in known:
-            if one[PLACE] == place:
-                one[0], one[1] = min(one[0], context), max(one[1], context)
+            if one.place == place:
+                one.low, one.high = min(one.low, context), max(one.high, context)
                 return place
-        known.append([context, context, place])
+        known.append(_Range(context, context, place))
         return place
 
     def _find(self, number: int, context: int, slack_ms: float) -> int:
@@ -93,6 +104,7 @@ class GapTally:
         self._total_ms = 0.0
         self._new_ms = 0.0
         self._places: dict[int, StepPlaces] = {}  # by identity of step times
+        self._places_at: list[StepPlaces | None] = []  # by worker
         # A single step is often as long as the one before: above this bound, up to that one.
         self._place = 0
         self._low_ms = self._high_ms = 0.0
@@ -163,8 +175,12 @@ class GapTally:
         return length_ms * number
 
     def _places_of(self, worker_id: int) -> StepPlaces:
-        times = self._workers[worker_id].pool.times
-        places = self._places.get(id(times))
+        known = self._places_at
+        while len(known) <= worker_id:
+            known.append(None)
+        places = known[worker_id]
         if places is None:
-            places = self._places[id(times)] = StepPlaces(times, self._bounds_ms)
+            times = self._workers[worker_id].pool.times
+            places = self._places.setdefault(id(times), StepPlaces(times, self._bounds_ms))
+            known[worker_id] = places
         return places

@@ -1,7 +1,7 @@
 """The samples of a scrape, each worked out when somebody reads it: most are never read."""
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Readings(Protocol):
@@ -11,6 +11,10 @@ class Readings(Protocol):
 
     def value(self, name: str) -> float:
         """One sample. Raises: KeyError if there is none of that name."""
+        ...
+
+    def get(self, name: str, default: Any) -> Any:
+        """One sample, or the default if there is none of that name."""
         ...
 
     def names(self) -> dict[str, None]:
@@ -32,6 +36,10 @@ class LateSamples(Mapping[str, float]):
 
     def __getitem__(self, name: str) -> float:
         return self._readings.value(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """See `Mapping`; readers ask for samples that may not be there."""
+        return self._readings.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readings.names())
