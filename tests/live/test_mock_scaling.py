@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -152,12 +153,23 @@ def test_prefill_and_decode_workers_are_scaled_each_by_itself(tmp_path: Path) ->
     _assert_replays(tmp_path / "out")
 
 
-def test_an_hpa_scales_by_pending_requests(tmp_path: Path) -> None:
-    hpa = {
+AUTOSCALERS: dict[str, dict[str, Any]] = {
+    "hpa": {
         "metric": "pending_requests", "target": 4, "max_replicas": 3, "sync_ms": 500,
         "scale_down_window_ms": 1000,
-    }  # fmt: skip
+    },
+    "keda": {
+        "triggers": [{"metric": "pending_requests", "target": 4}], "min_replicas": 1,
+        "max_replicas": 3, "poll_ms": 500, "sync_ms": 500, "scale_down": {"window_ms": 1000},
+    },
+    "concurrency": {
+        "target": 8, "min_replicas": 1, "max_replicas": 3, "tick_ms": 500, "stable_ms": 5000,
+    },
+}  # fmt: skip
 
+
+@pytest.mark.parametrize("name", AUTOSCALERS)
+def test_an_autoscaler_scales_by_what_the_frontend_tells(name: str, tmp_path: Path) -> None:
     async def load(deployed: Scaled) -> None:
         async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
             step = [asyncio.create_task(complete(client, i, 200)) for i in range(40)]
@@ -165,9 +177,9 @@ def test_an_hpa_scales_by_pending_requests(tmp_path: Path) -> None:
             assert set(await asyncio.gather(*step)) == {200}
             await until(lambda: len(deployed.pids()) == 2, poll_s=0.1)
 
-    with scaled(tmp_path, planner=None, hpa=hpa) as deployed:
+    with scaled(tmp_path, planner=None, **{name: AUTOSCALERS[name]}) as deployed:
         asyncio.run(load(deployed))
-        assert deployed.status()["control"]["controller"] == "hpa"
+        assert deployed.status()["control"]["controller"] == name
     _assert_replays(tmp_path / "out")
 
 
