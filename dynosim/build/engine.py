@@ -101,6 +101,21 @@ def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int
 
     Raises: InfeasibleError if vLLM refuses it now that `max_model_len` is known.
     """
+    require_long_prompts(engine, max_model_len)
+    return from_section(
+        EngineSpec,
+        engine,
+        num_gpu_blocks=num_gpu_blocks,
+        max_model_len=max_model_len,
+        async_scheduling=engine.is_async,
+    )
+
+
+def require_long_prompts(engine: EngineConfig | EngineSpec, max_model_len: int) -> None:
+    """Refuse an engine that cannot compute the longest prompts.
+
+    Raises: InfeasibleError, as vLLM refuses it.
+    """
     tokens, threshold = engine.max_num_batched_tokens, engine.long_prefill_token_threshold
     if not engine.enable_chunked_prefill and tokens < max_model_len:
         raise InfeasibleError(
@@ -113,13 +128,6 @@ def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int
             f"engine.long_prefill_token_threshold: {threshold} is more than max_model_len "
             f"({max_model_len}); vLLM refuses that (lower it)"
         )
-    return from_section(
-        EngineSpec,
-        engine,
-        num_gpu_blocks=num_gpu_blocks,
-        max_model_len=max_model_len,
-        async_scheduling=engine.is_async,
-    )
 
 
 def _max_model_len(config: RunConfig, num_gpu_blocks: int) -> int:

@@ -1,7 +1,9 @@
 """From the configured scenario to what happens in a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
+from dynosim.build.engine import require_long_prompts
 from dynosim.cluster.scenario import (
     Crash,
     CutLinks,
@@ -17,17 +19,35 @@ from dynosim.cluster.scenario import (
     Target,
     WorkerTarget,
 )
-from dynosim.cluster.spec import ClusterSpec
+from dynosim.cluster.spec import ClusterSpec, PoolSpec
 from dynosim.cluster.updates import Canary, RollingUpdate
-from dynosim.config.scenario import ALL_WORKERS, ON_KV_EVENTS, ScenarioEventConfig
+from dynosim.config.base import stated_in
+from dynosim.config.scenario import (
+    ALL_WORKERS,
+    ON_KV_EVENTS,
+    NewWorkersConfig,
+    ScenarioEventConfig,
+)
+from dynosim.engine.room import require_room
+from dynosim.errors import InfeasibleError
 from dynosim.planner.rolling import RollingLimits
+from dynosim.timing.scaled import ScaledModel
 
 
 def scenario_events(
     events: Sequence[ScenarioEventConfig], cluster: ClusterSpec
 ) -> list[ScenarioEvent]:
-    """What happens to a cluster, in order."""
-    return [_MAKERS[event.action](event, cluster) for event in events]
+    """What happens to a cluster, in order.
+
+    Raises: InfeasibleError if an engine of a new generation cannot serve the longest requests.
+    """
+    made = []
+    for number, event in enumerate(events):
+        try:
+            made.append(_MAKERS[event.action](event, cluster))
+        except InfeasibleError as error:
+            raise InfeasibleError(f"scenario[{number}].{event.action}: {error}") from None
+    return made
 
 
 def keeps_generations_apart(events: Sequence[ScenarioEventConfig]) -> bool:
@@ -95,9 +115,11 @@ def _lose_frontend(event: ScenarioEventConfig, cluster: ClusterSpec) -> Scenario
 def _rolling_update(event: ScenarioEventConfig, cluster: ClusterSpec) -> ScenarioEvent:
     update = event.rolling_update
     assert update is not None
+    names = update.pools or tuple(pool.name for pool in cluster.pools)
     return RollingUpdate(
         at_ms=event.at_s * 1e3,
-        pools=update.pools or tuple(pool.name for pool in cluster.pools),
+        pools=names,
+        specs=_new_pools(update, [pool for pool in cluster.pools if pool.name in names]),
         limits=RollingLimits(update.max_surge, update.max_unavailable),
         share=update.share,
     )
@@ -110,7 +132,27 @@ def _canary(event: ScenarioEventConfig, cluster: ClusterSpec) -> ScenarioEvent:
         at_ms=event.at_s * 1e3,
         share=canary.share,
         counts={pool.name: canary.workers for pool in cluster.pools},
+        specs=_new_pools(canary, cluster.pools),
         for_ms=_for_ms(event),
+    )
+
+
+def _new_pools(new: NewWorkersConfig, pools: Iterable[PoolSpec]) -> dict[str, PoolSpec]:
+    """The workers of a new generation by pool; empty: the same as before."""
+    return {} if new.is_the_same else {pool.name: _new_pool(new, pool) for pool in pools}
+
+
+def _new_pool(new: NewWorkersConfig, pool: PoolSpec) -> PoolSpec:
+    engine = replace(pool.engine, **stated_in(new.engine))
+    require_room(engine)
+    require_long_prompts(engine, engine.max_model_len)
+    if new.step_time_factor == 1:
+        return replace(pool, engine=engine)
+    return replace(
+        pool,
+        engine=engine,
+        times=ScaledModel(pool.times, new.step_time_factor),
+        step_time_scale=pool.step_time_scale * new.step_time_factor,
     )
 
 

@@ -69,6 +69,16 @@ def check_rules(rules: Iterable[Rule]) -> None:
         raise PydanticCustomError(RULES, "rules are broken", {"broken": broken})
 
 
+def stated_in(section: Section) -> dict[str, Any]:
+    """The keys that were written, with their values."""
+    return {key: getattr(section, key) for key in section.model_fields_set}
+
+
+def as_stated(section: Section) -> dict[str, Any]:
+    """Only what was stated: a default written out would override what others share."""
+    return section.model_dump(mode="json", exclude_unset=True)
+
+
 def refuse(text: str, remedy: str = "") -> PydanticCustomError:
     """An error about one value, in our words."""
     return PydanticCustomError(REFUSED, "refused", {"text": text, "remedy": remedy})

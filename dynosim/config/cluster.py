@@ -17,6 +17,7 @@ from dynosim.config.base import (
     Rate,
     Section,
     Share,
+    as_stated,
     check_rules,
     refuse,
 )
@@ -32,11 +33,6 @@ POOL_ROLES: tuple[PoolRole, ...] = ("prefill", "decode")
 
 _FRONTEND = FrontendSpec()
 Topology = dict[str, Annotated[tuple[str, ...], Field(strict=False, min_length=1)]]
-
-
-def _as_stated(section: Section) -> dict[str, Any]:
-    """Only what was stated: a default written out would override what all pools share."""
-    return section.model_dump(mode="json", exclude_unset=True)
 
 
 def _some_workers(value: Any) -> Any:
@@ -56,13 +52,13 @@ class WorkerPoolConfig(Section):
 
     workers: Workers = 1
     """Workers of the pool. Unit: workers."""
-    engine: Annotated[EngineKnobs, PlainSerializer(_as_stated)] = EngineKnobs.model_construct()
+    engine: Annotated[EngineKnobs, PlainSerializer(as_stated)] = EngineKnobs.model_construct()
     """Keys of `engine:` that are others for this pool."""
     hardware: Hardware = None
     """GPU of this pool; null: the run file's."""
     timing: TimingConfig | None = None
     """How long a step of this pool takes; null: as the run file says."""
-    router: Annotated[RouterKnobs, PlainSerializer(_as_stated)] = RouterKnobs.model_construct()
+    router: Annotated[RouterKnobs, PlainSerializer(as_stated)] = RouterKnobs.model_construct()
     """Keys of `router:` that are others for the router of this pool."""
     topology: Topology | None = None
     """Where its workers are: domain (like zone or node) to values, which go to the workers in turn;

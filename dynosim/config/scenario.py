@@ -3,9 +3,19 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from dynosim.config.base import Count, NotNegative, Rule, Section, Share, check_rules, refuse
+from dynosim.config.base import (
+    Count,
+    NotNegative,
+    Rule,
+    Section,
+    Share,
+    as_stated,
+    check_rules,
+    refuse,
+)
+from dynosim.config.engine import EngineKnobs
 
 _PERCENT = "%"
 
@@ -66,7 +76,54 @@ _NEEDS = {
 }
 
 
-class RollingUpdateConfig(Section):
+NEW_ENGINE_KEYS = (
+    "num_gpu_blocks",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enable_chunked_prefill",
+    "long_prefill_token_threshold",
+    "long_prefill_token_threshold_adaptive",
+    "policy",
+    "watermark",
+    "scheduler_reserve_full_isl",
+    "max_num_active_seqs",
+)
+"""Keys of `engine:` in which workers of a new generation may differ: what its scheduler goes by, so
+that both name blocks alike and hold the same model in the same way."""
+
+
+class NewWorkersConfig(Section):
+    """In what workers of a new generation differ from those they come after."""
+
+    engine: Annotated[EngineKnobs, PlainSerializer(as_stated)] = EngineKnobs.model_construct()
+    """Keys of `engine:` that are others for new workers: blocks, seats, tokens, order."""
+    step_time_factor: Annotated[float, Field(gt=0)] = 1.0
+    """How many times as long as the run file's step times those of new workers are. Unit:
+    factor."""
+
+    @model_validator(mode="after")
+    def _new_workers_rules(self) -> Self:
+        stated = [key for key in EngineKnobs.model_fields if key in self.engine.model_fields_set]
+        rules: list[Rule] = [
+            (f"engine.{key}", key not in NEW_ENGINE_KEYS, "the same for all generations of workers",
+             f"remove it; new ones may differ in {_any_of(NEW_ENGINE_KEYS)}")
+            for key in stated
+        ]  # fmt: skip
+        rules.append(
+            ("engine.num_gpu_blocks",
+             "num_gpu_blocks" in stated and self.engine.num_gpu_blocks == "auto",
+             "auto is what the workers before have", "write how many, or remove it"),
+        )  # fmt: skip
+        check_rules(rules)
+        return self
+
+    @property
+    def is_the_same(self) -> bool:
+        """Whether new workers are what those before them are."""
+        return not self.engine.model_fields_set and self.step_time_factor == 1
+
+
+class RollingUpdateConfig(NewWorkersConfig):
     """All workers are replaced, few at a time."""
 
     pools: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
@@ -92,7 +149,7 @@ class RollingUpdateConfig(Section):
         return self
 
 
-class CanaryConfig(Section):
+class CanaryConfig(NewWorkersConfig):
     """New workers get a share of the requests."""
 
     share: Share
@@ -160,6 +217,11 @@ class ScenarioEventConfig(Section):
     def action(self) -> str:
         """Which of `ACTIONS` it is."""
         return next(key for key in ACTIONS if self._is_stated(key))
+
+    @property
+    def new_workers(self) -> NewWorkersConfig | None:
+        """What it says of a new generation of workers; None: there is none."""
+        return self.rolling_update or self.canary
 
     @property
     def launches_workers(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dynosim.config.autoscalers import ConcurrencyConfig, KedaConfig
-from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
+from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules, stated_in
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
 from dynosim.config.cost import CostConfig
@@ -324,6 +324,19 @@ class RunConfig(Section):
             may_grow=may_grow,
             deafness=self._deafness(roles),
         )
+        self._check_new_workers(roles)
+
+    def _check_new_workers(self, roles: tuple[PoolRole | None, ...]) -> None:
+        """Refuses engines of new generations that vLLM would not start."""
+        rules: list[Rule] = []
+        for number, event in enumerate(self.scenario):
+            new = event.new_workers
+            stated = {} if new is None else stated_in(new.engine)
+            for role in roles if stated else ():
+                engine = self.engine if role is None else self.for_pool(role).engine
+                where = f"scenario.{number}.{event.action}.engine"
+                rules += _broken_rules(engine, stated, where)
+        check_rules(rules)
 
     def _deafness(self, roles: tuple[PoolRole | None, ...]) -> tuple[str, str] | None:
         """Why no router would notice lost KV events, and the remedy; None: some router would."""
@@ -369,11 +382,6 @@ class RunConfig(Section):
         given = Path(name).expanduser()
         places = (given, self._base_dir / given, self._base_dir.parent / given)
         return next((place for place in places if place.exists()), given)
-
-
-def stated_in(section: Section) -> dict[str, Any]:
-    """The keys that were written, with their values."""
-    return {key: getattr(section, key) for key in section.model_fields_set}
 
 
 _DECODE_ROUTER: dict[str, Any] = {

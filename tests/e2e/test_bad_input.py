@@ -215,6 +215,18 @@ SCENARIOS = [
     ("[{at_s: 1, rolling_update: {max_surge: 120%}}]", "max_surge: a share of 1.2 (write whole"),
     ("[{at_s: 1, rolling_update: {pools: [x]}}]",
      "scenario[0].rolling_update.pools: no pool x (the pools are workers)"),
+    ("[{at_s: 1, rolling_update: {engine: {block_size: 32}}}]",
+     "rolling_update.engine.block_size: the same for all generations of workers (remove it; new"),
+    ("[{at_s: 1, canary: {share: 0.1, engine: {max_num_seq: 4}}}]",
+     "scenario[0].canary.engine.max_num_seq: unknown key"),
+    ("[{at_s: 1, canary: {share: 0.1, engine: {max_num_seqs: 70000}}}]",
+     "scenario[0].canary.engine.max_num_batched_tokens: "),
+    ("[{at_s: 1, rolling_update: {engine: {num_gpu_blocks: auto}}}]",
+     "rolling_update.engine.num_gpu_blocks: auto is what the workers before have (write how many"),
+    ("[{at_s: 1, rolling_update: {engine: {num_gpu_blocks: 2}}}]",
+     "scenario[0].rolling_update: engine.num_gpu_blocks: 1 usable blocks of 16 hold 16 tokens"),
+    ("[{at_s: 1, rolling_update: {step_time_factor: 0}}]",
+     "rolling_update.step_time_factor: must be > 0"),
 ]  # fmt: skip
 
 
