@@ -267,7 +267,20 @@ def _warnings(outcome: RunOutcome) -> list[str]:
     if concurrency is not None:
         short = sample_warning(r["num_requests"], concurrency, is_closed=True)
         warnings += [short] if short else []
-    return [*warnings, *outcome.timing.notes]
+    return [*warnings, *_scaling_warnings(outcome), *outcome.timing.notes]
+
+
+def _scaling_warnings(outcome: RunOutcome) -> list[str]:
+    """What whoever scales said cannot be had: the last of each pool, and how often it said so."""
+    by_pool: dict[str, list[str]] = {}
+    for look in outcome.looks:
+        for pool in () if look.decision is None else look.decision.pools:
+            by_pool.setdefault(pool.pool, []).extend(pool.warnings)
+    return [
+        f"scaling of {pool}: {told[-1]} (the last of {len(told):,} such decisions)"
+        for pool, told in by_pool.items()
+        if told
+    ]
 
 
 def _number(value: float | int | None) -> str:

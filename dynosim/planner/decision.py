@@ -1,9 +1,13 @@
 """What a controller wants, and why; and whom that concerns."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from dynosim.planner.observation import PoolState
 from dynosim.workers.lifecycle import Phase
+
+WARNING: Final = "warning: "
+"""What a reason begins with that says what cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,12 @@ class PoolDecision:
     verdict: str
     reasons: tuple[str, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What cannot be had, such as targets that no engine meets."""
+        told = [reason for reason in self.reasons if reason.startswith(WARNING)]
+        return tuple(reason.removeprefix(WARNING) for reason in told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 It knows the future. How many workers are enough at each moment is given to it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from dynosim.planner.decision import ScalingDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.hpa import decided, direction
-from dynosim.planner.observation import Observation
+from dynosim.planner.observation import Observation, PoolState
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -94,16 +94,16 @@ def _level(
 
 
 class PerfectScaler:
-    """Carries a schedule out: a controller that looks whenever the number of workers changes.
+    """Carries out a schedule of each pool: a controller that looks whenever one of them changes.
 
     Workers launched before 0 are to be there at the start.
     """
 
-    def __init__(self, pool: str, schedule: PerfectSchedule, name: str = "perfect") -> None:
-        self._pool = pool
-        self._schedule = schedule
+    def __init__(self, schedules: Mapping[str, PerfectSchedule], name: str = "perfect") -> None:
+        self._schedules = dict(schedules)
         self._name = name
-        self._pending = [0.0, *(at for at in schedule.changes_ms() if at > 0)]
+        changes = {at for one in schedules.values() for at in one.changes_ms() if at > 0}
+        self._pending = [0.0, *sorted(changes)]
 
     @property
     def name(self) -> str:
@@ -120,10 +120,10 @@ class PerfectScaler:
         if seen.now_ms < self.next_ms:
             return None
         self._pending = [at for at in self._pending if at > seen.now_ms]
-        pool = seen.pool(self._pool)
-        target = self._schedule.held_at(seen.now_ms)
-        reason = f"the schedule holds {target} workers from {seen.now_ms / 1e3:g} s on"
-        verdict = direction(pool.wanted, target)
-        return ScalingDecision(
-            seen.now_ms, self.name, (decided(pool, target, verdict, (reason,), {}),)
-        )
+        pools = tuple(self._decided(seen.pool(name), seen.now_ms) for name in self._schedules)
+        return ScalingDecision(seen.now_ms, self.name, pools)
+
+    def _decided(self, pool: PoolState, now_ms: float) -> PoolDecision:
+        target = self._schedules[pool.name].held_at(now_ms)
+        reason = f"the schedule holds {target} workers from {now_ms / 1e3:g} s on"
+        return decided(pool, target, direction(pool.wanted, target), (reason,), {})

@@ -114,16 +114,17 @@ def _wrong_limits(spec: PlannerSpec, cards: Sequence[PoolCard]) -> list[str]:
             wrong.append(f"pool {card.name}: a minimum of {least} replicas; expected at least 0")
         if most is not None and most < max(1, least):
             wrong.append(
-                f"pool {card.name}: at least {least} replicas and at most {most}; "
-                "expected a maximum of at least 1 and the minimum"
+                f"pool {card.name}: max_endpoint: {most}, expected at least 1 and min_endpoint, "
+                f"which is {least} (raise the one or lower the other)"
             )
     budget, floor = spec.max_gpu_budget, spec.min_gpu_budget
     if budget is not None and least_gpus > budget:
         wrong.append(
-            f"max_gpu_budget: the fewest replicas take {least_gpus} GPUs, the budget is {budget}"
+            f"max_gpu_budget: {budget}, but the fewest workers have {least_gpus} GPUs (raise it to "
+            "that, or lower min_endpoint)"
         )
     if budget is not None and floor is not None and floor > budget:
-        wrong.append(f"min_gpu_budget: {floor} is more than max_gpu_budget, {budget}")
+        wrong.append(f"min_gpu_budget: {floor} is more than max_gpu_budget, {budget} (lower it)")
     return wrong
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from dynosim.planner.capacity import OperatingPoint, best_point
+from dynosim.planner.decision import WARNING
 from dynosim.planner.engine_model import EngineModel, RequestMix
 from dynosim.planner.forecast import Forecast, Forecaster, ForecastSpec, forecaster
 from dynosim.planner.traffic import LastMix, Traffic
@@ -142,4 +143,4 @@ def _missed(point: OperatingPoint, targets: tuple[float, float]) -> str:
     ):
         if value is not None:
             told.append(f"{name} {value:.4g} ms (target {target:g})")
-    return f"warning: no engine meets the targets; planned with {' and '.join(told)}"
+    return f"{WARNING}no engine meets the targets; planned with {' and '.join(told)}"

@@ -1,8 +1,8 @@
 """The cheapest schedule of workers that keeps the SLA, found by playing schedules in the twin.
 
 It knows the future. What is enough in each bin of time comes from fixed clusters; then stretches of
-bins are given a worker less, long ones first, as long as the whole run keeps the SLA and gets
-cheaper. That is the cheapest that was found: nothing proves that there is no cheaper one.
+bins are given a worker less in one pool, long ones first, as long as the whole run keeps the SLA
+and gets cheaper. That is the cheapest that was found: nothing proves that there is no cheaper one.
 """
 
 from collections import deque
@@ -13,49 +13,54 @@ import numpy as np
 
 from dynosim.config.controllers import ScalingConfig
 from dynosim.planner.perfect import PerfectScaler, PerfectSchedule, perfect_schedule
+from dynosim.planning.fixed import Sizes
 from dynosim.planning.plan_file import PlanFile
 from dynosim.planning.played import OfferedLoad, Played, Replayer, Tell, attainment_by_bin, meets
 from dynosim.records import FloatArray
 
 MENDINGS, TRIALS = 8, 32
-"""Schedules that are played to mend one that misses, and to make a good one cheaper."""
+"""Schedules that are played to mend one that misses, and, for each pool, to make a good one
+cheaper."""
 
 
 @dataclass(slots=True)
 class Bound:
-    """Seeks the schedule of one load; of a cluster of one pool."""
+    """Seeks the schedule of one load; `most` are the largest sizes of its pools."""
 
     replayer: Replayer
     file: PlanFile
     load: OfferedLoad
     target: float
-    most: int
+    most: Sizes
     tell: Tell
     start_ms: float = 0.0  # what a worker was seen to take to start
 
     def seek(self, enough: FloatArray, least: int) -> Played:
-        """The cheapest run found that keeps the SLA; `enough` workers in each bin to begin with.
+        """The cheapest run found that keeps the SLA; `enough` workers to begin with, by pool and
+        bin, and `least` at any time.
 
         If no schedule keeps it, the one that comes nearest.
         """
         best, needed = self._mended(enough)
-        stretches = deque([(0, len(needed))] if meets([best.attainment], self.target) else ())
-        for _ in range(TRIALS):
+        num_pools, num_bins = needed.shape
+        is_good = meets([best.attainment], self.target)
+        stretches = deque([(pool, 0, num_bins) for pool in range(num_pools)] if is_good else ())
+        for _ in range(TRIALS * num_pools):
             if not stretches:
                 break
-            low, high = stretches.popleft()
+            pool, low, high = stretches.popleft()
             fewer = needed.copy()
-            fewer[low:high] = np.maximum(fewer[low:high] - 1, least)
+            fewer[pool, low:high] = np.maximum(fewer[pool, low:high] - 1, least)
             if (fewer == needed).all():
                 continue
             played = self._play(fewer)
             is_kept = meets([played.attainment], self.target)
             if is_kept and _gpu_hours(played) < _gpu_hours(best):
                 best, needed = played, fewer
-                stretches.append((low, high))
+                stretches.append((pool, low, high))
             elif high - low > 1:
                 middle = (low + high) // 2
-                stretches += [(low, middle), (middle, high)]
+                stretches += [(pool, low, middle), (pool, middle, high)]
         return best
 
     def _mended(self, enough: FloatArray) -> tuple[Played, FloatArray]:
@@ -69,8 +74,9 @@ class Bound:
                 return played, enough
             misses = attainment_by_bin(played, self.load) < self.target - 1e-12
             more = enough + misses
-            more[:-1] += misses[1:] & ~misses[:-1] & (more[:-1] < more[1:])
-            enough = np.minimum(more, self.most)
+            is_smaller = more[:, :-1] < more[:, 1:]
+            more[:, :-1] += misses[1:] & ~misses[:-1] & is_smaller
+            enough = np.minimum(more, np.array(self.most)[:, None])
         assert best is not None, "there was a trial"
         return best, enough
 
@@ -88,13 +94,16 @@ class Bound:
         return played
 
     def _played(self, fewest: FloatArray) -> Played:
-        numbers = [int(number) for number in fewest]
-        schedule = perfect_schedule(numbers, self.load.bin_ms, self.start_ms, num_warm=self.most)
+        schedules = [
+            perfect_schedule([int(n) for n in row], self.load.bin_ms, self.start_ms, num_warm=most)
+            for row, most in zip(fewest, self.most, strict=True)
+        ]
         base = self.file.base
         scaling = (base.scaling or ScalingConfig()).model_copy(update={"actuation_delay_ms": 0.0})
-        cluster = base.cluster.model_copy(update={"workers": schedule.held_at(0.0)})
+        cluster = self.file.sized([schedule.held_at(0.0) for schedule in schedules])
         config = base.model_copy(update={"cluster": cluster, "scaling": scaling})
-        scaler = PerfectScaler("workers", _to_the_end(schedule, self.load))
+        whole = [_to_the_end(schedule, self.load) for schedule in schedules]
+        scaler = PerfectScaler(dict(zip(self.file.pools, whole, strict=True)))
         return self.replayer.play(config, self.load, scaler)
 
 

@@ -74,17 +74,21 @@ class FixedRuns:
     def fewest_by_bin(
         self, load: OfferedLoad, seed_place: int, peak: int, least: int
     ) -> FloatArray:
-        """For each bin of a load the fewest workers of which its requests keep the SLA.
+        """Workers by pool and bin: the lowest rung at which a bin's requests keep the SLA.
 
-        Of one pool only. A fixed cluster that was overloaded before has a queue that a scaled one
+        A fixed cluster that was overloaded before has a queue that a scaled one
         would not have, so this is rather too many after a peak.
         """
         num, _ = good_by_bin(self.of(self.rungs[peak])[seed_place], load)
-        fewest = np.full(load.num_bins, float(self.rungs[peak][0]))
+        fewest = _column(self.rungs[peak]).repeat(load.num_bins, axis=1)
         for place in range(peak - 1, -1, -1):
             kept = attainment_by_bin(self.of(self.rungs[place])[seed_place], load)
-            fewest = np.where(kept >= self._target - 1e-12, self.rungs[place][0], fewest)
+            fewest = np.where(kept >= self._target - 1e-12, _column(self.rungs[place]), fewest)
         return np.where(num > 0, np.maximum(fewest, least), least)
+
+
+def _column(sizes: Sizes) -> FloatArray:
+    return np.array(sizes, np.float64)[:, None]
 
 
 def layout(sizes: Sizes) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynosim.build.live_control import pool_sizes
 from dynosim.config.aliases import RUN_ALIASES, use_our_names
-from dynosim.config.cluster import POOL_ROLES
+from dynosim.config.cluster import POOL_ROLES, ClusterConfig
 from dynosim.config.loading import run_config
 from dynosim.config.overrides import apply_overrides
 from dynosim.config.schema import CONTROLLERS, RunConfig
@@ -41,21 +42,33 @@ class PlanFile:
 
     def fixed(self, sizes: Sequence[int]) -> RunConfig:
         """The run on so many workers of each pool, which nobody changes."""
-        base = self.base
-        cluster: Data = {}
-        if base.cluster.is_disagg:
-            for role, size in zip(POOL_ROLES, sizes, strict=True):
-                pool = base.cluster.pool(role)
-                cluster[role] = pool.model_copy(
-                    update={"workers": size, "startup": _at_start(pool.startup)}
-                )
-        else:
-            cluster["workers"] = sizes[0]
-        cluster["startup"] = _at_start(base.cluster.startup)
-        return base.model_copy(
+        cluster = self.sized(sizes)
+        startup: Data = {"startup": _at_start(cluster.startup)}
+        if cluster.is_disagg:
+            for role in POOL_ROLES:
+                pool = cluster.pool(role)
+                startup[role] = pool.model_copy(update={"startup": _at_start(pool.startup)})
+        return self.base.model_copy(
             update=dict.fromkeys((*CONTROLLERS, "scaling"))
-            | {"cluster": base.cluster.model_copy(update=cluster)}
+            | {"cluster": cluster.model_copy(update=startup)}
         )
+
+    def sized(self, sizes: Sequence[int]) -> ClusterConfig:
+        """The cluster that begins with so many workers of each pool."""
+        cluster = self.base.cluster
+        if not cluster.is_disagg:
+            return cluster.model_copy(update={"workers": sizes[0]})
+        return cluster.model_copy(
+            update={
+                role: cluster.pool(role).model_copy(update={"workers": size})
+                for role, size in zip(POOL_ROLES, sizes, strict=True)
+            }
+        )
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """What the pools are called, in the order of their sizes."""
+        return tuple(pool_sizes(self.base))
 
 
 def read_plan_file(path: Path, overrides: Sequence[str]) -> PlanFile:

@@ -18,7 +18,7 @@ from dynosim.planning.played import OfferedLoad, Played, Replayer, Tell
 STATIC_PEAK, STATIC_MEAN, PERFECT = "static-peak", "static-mean", "perfect"
 CONTESTANTS = (*CONTROLLERS, STATIC_PEAK, STATIC_MEAN, PERFECT)
 """All that can be compared, in the order of tables."""
-ONE_POOL = ("hpa", "keda", "concurrency", PERFECT)
+ONE_POOL = ("hpa", "keda", "concurrency")
 """Contestants that scale one pool."""
 
 
@@ -139,8 +139,7 @@ class _Study:
 
     def _contestant(self, name: str) -> Contestant:
         if self._is_split and name in ONE_POOL and not self._has_pool(name):
-            why = "schedules one pool" if name == PERFECT else "scales one pool"
-            return Contestant(name, "-", why_not=f"{why}, and this cluster has two")
+            return Contestant(name, "-", why_not="scales one pool, and this cluster has two")
         if name == STATIC_PEAK:
             return self._static(name, self._fixed.rungs[self._peak], "the fewest that keep the SLA")
         if name == STATIC_MEAN:
@@ -177,11 +176,12 @@ class _Study:
         return Contestant(name, goes_by, tuple(runs), section, config)
 
     def _perfect(self) -> Contestant:
-        least, most = min(1, self._limits.least), self._fixed.rungs[self._peak][0]
+        least = min(1, self._limits.least)
+        most = tuple(2 * size for size in self._fixed.rungs[self._peak])
         runs = []
         for place, load in enumerate(self._replayer.loads):
             bound = Bound(
-                self._replayer, self._file, load, self._asked.attainment, 2 * most, self._tell
+                self._replayer, self._file, load, self._asked.attainment, most, self._tell
             )
             enough = self._fixed.fewest_by_bin(load, place, self._peak, least)
             runs.append(bound.seek(enough, least))

@@ -153,11 +153,27 @@ def test_two_pools_are_scaled_by_the_planner_and_others_say_that_they_cannot(
 ) -> None:
     text = FILE.replace("{workers: 2, startup: {boot_s: 15}}", DISAGG) + PLANNER
     rows = rows_of(planned(tmp_path, text, capsys=capsys))
-    for name in ("hpa", "keda", "concurrency", "perfect"):
+    for name in ("hpa", "keda", "concurrency"):
         assert rows[name]["gpu_hours"] is None and "two" in rows[name]["why_not"]
     assert rows["static-peak"]["sla_attainment"] >= 0.95 and "P" in rows["static-peak"]["goes_by"]
     assert {one["pool"] for one in rows["planner"]["changes"]} <= {"prefill", "decode"}
     assert rows["planner"]["changes"] and rows["static-mean"]["peak_workers"] >= 2
+
+
+def test_the_bound_of_two_pools_has_more_of_each_for_the_burst_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = FILE.replace("{workers: 2,", DISAGG.rstrip("}") + "}, ")
+    text = text.replace("prefill_ms: 100, decode_ms: 10", "prefill_ms: 400, decode_ms: 60")
+    text = text.replace("boot_s: 15", "boot_s: 5").replace("ttft_ms: 1000", "ttft_ms: 4000")
+    for long, short in ((60, 20), (90, 30)):
+        text = text.replace(f"duration_s: {long}", f"duration_s: {short}")
+    document = planned(tmp_path, text, "--against", "perfect,static-peak", capsys=capsys)
+    peak, bound = (rows_of(document)[name] for name in ("static-peak", "perfect"))
+    assert "P" in peak["goes_by"] and bound["sla_attainment"] >= 0.95
+    assert bound["gpu_hours"] < 0.8 * peak["gpu_hours"]
+    grown = {one["pool"] for one in bound["changes"] if one["after"] > one["before"]}
+    assert grown == {"prefill", "decode"}
 
 
 def test_an_hpa_may_scale_one_of_two_pools(

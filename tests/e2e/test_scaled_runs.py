@@ -136,11 +136,28 @@ def test_a_service_without_workers_that_nothing_wakes_is_refused(
     assert "cluster.workers: none at the start" in err and message in err
 
 
+def test_targets_that_no_engine_meets_are_told_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        RUN + "planner: {optimization_target: sla, ttft_ms: 1, itl_ms: 0.1,"
+        " throughput_adjustment_interval_ms: 10000}\nscaling: {scrape_interval_ms: 1000}\n"
+    )
+    assert main(["run", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "warning: scaling of workers: no engine meets the targets; planned with TTFT " in told
+    assert " ms (target 1) and ITL " in told and " ms (target 0.1) (the last of " in told
+
+
 BAD = [
     (PLANNER + HPA.splitlines()[0] + "\n", "hpa: stated beside planner"),
     ("scaling: {metric_lag_ms: 5}\n", "scaling: stated, but nobody decides"),
-    ("planner: {min_endpoint: 9}\n", "max_gpu_budget: the fewest replicas take 9 GPUs"),
-    ("planner: {min_endpoint: 3, max_endpoint: 2}\n", "at least 3 replicas and at most 2"),
+    ("planner: {min_endpoint: 9}\n", "max_gpu_budget: 8, but the fewest workers have 9 GPUs"),
+    (
+        "planner: {min_endpoint: 3, max_endpoint: 2}\n",
+        "max_endpoint: 2, expected at least 1 and min_endpoint, which is 3",
+    ),
     ("planner: {mode: disagg}\n", "planner: mode disagg scales one prefill pool, there are 0"),
     ("hpa: {target: 1, max_replicas: 2, min_replicas: 3}\n", "hpa.min_replicas: more than"),
     ("hpa: {target: 1, max_replicas: 2, pool: decode}\n", "hpa.pool: there is no pool 'decode'"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -154,19 +155,30 @@ def test_prefill_and_decode_workers_are_scaled_each_by_itself(tmp_path: Path) ->
     _assert_replays(tmp_path / "out")
 
 
-def test_an_hpa_scales_by_pending_requests(tmp_path: Path) -> None:
-    hpa = {
+AUTOSCALERS: dict[str, dict[str, Any]] = {
+    "hpa": {
         "metric": "pending_requests", "target": 4, "max_replicas": 3, "sync_ms": 500,
         "scale_down_window_ms": 1000,
-    }  # fmt: skip
+    },
+    "keda": {
+        "triggers": [{"metric": "pending_requests", "target": 4}], "min_replicas": 1,
+        "max_replicas": 3, "poll_ms": 500, "sync_ms": 500, "scale_down": {"window_ms": 1000},
+    },
+    "concurrency": {
+        "target": 8, "min_replicas": 1, "max_replicas": 3, "tick_ms": 500, "stable_ms": 5000,
+    },
+}  # fmt: skip
 
-    with scaled(tmp_path, planner=None, hpa=hpa) as deployed:
+
+@pytest.mark.parametrize("name", AUTOSCALERS)
+def test_an_autoscaler_scales_by_what_the_frontend_tells(name: str, tmp_path: Path) -> None:
+    with scaled(tmp_path, planner=None, **{name: AUTOSCALERS[name]}) as deployed:
         two_come = busy_until(
             deployed, lambda: len(deployed.ready()) == 3, num_clients=40, max_tokens=200
         )
         assert asyncio.run(two_come) == {200}
         wait_until(lambda: len(deployed.pids()) == 2)
-        assert deployed.status()["control"]["controller"] == "hpa"
+        assert deployed.status()["control"]["controller"] == name
     _assert_replays(tmp_path / "out")
 
 

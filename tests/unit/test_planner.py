@@ -482,8 +482,14 @@ def test_idle_engines_shrink_to_the_minimum_before_anything_is_known_of_requests
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"min_endpoint": 3, "max_endpoint": 2}, "at least 3 replicas and at most 2"),
-        ({"min_endpoint": 9, "max_gpu_budget": 8}, "take 9 GPUs, the budget is 8"),
+        (
+            {"min_endpoint": 3, "max_endpoint": 2},
+            "max_endpoint: 2, expected at least 1 and min_endpoint, which is 3",
+        ),
+        (
+            {"min_endpoint": 9, "max_gpu_budget": 8},
+            "max_gpu_budget: 8, but the fewest workers have 9 GPUs",
+        ),
         ({"min_gpu_budget": 9, "max_gpu_budget": 8}, "min_gpu_budget: 9 is more"),
         ({"mode": "disagg"}, "mode disagg scales one prefill pool, there are 0"),
         ({"enable_throughput_scaling": False}, "neither throughput nor load scaling"),

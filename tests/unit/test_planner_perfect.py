@@ -90,7 +90,7 @@ def test_scaler_has_enough_ready_at_each_moment() -> None:
         ready[now_ms] = num_ready
         return {}
 
-    scaler = PerfectScaler("pool", schedule)
+    scaler = PerfectScaler({"pool": schedule})
     rehearsal = Rehearsal(
         metrics=note, until_ms=659 * S, num_workers=1, scrape_ms=30 * S, start_ms=90 * S
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,14 @@ from dynosim.planning.fixed import FixedRuns, layout
 from dynosim.planning.plan_file import PlanFile, plan_file
 from dynosim.planning.played import (
     OfferedLoad,
+    Played,
     Replayer,
     attainment_by_bin,
     good_by_bin,
     held_by_bin,
 )
 from dynosim.planning.study import CONTESTANTS, said
-from dynosim.records import WorkerLog
+from dynosim.records import FloatArray, WorkerLog
 
 DATA: dict[str, Any] = {
     "workload": {
@@ -222,8 +224,8 @@ def test_the_bound_has_workers_ready_when_the_burst_comes_and_no_longer() -> Non
     most = fixed.rungs[peak][0]
     (load,) = stage.loads
     enough = fixed.fewest_by_bin(load, 0, peak, 1)
-    assert enough[:6].max() < most == enough[6:12].max()
-    bound = Bound(stage, file, load, 0.95, 2 * most, lambda _: None)
+    assert enough[0, :6].max() < most == enough[0, 6:12].max()
+    bound = Bound(stage, file, load, 0.95, (2 * most,), lambda _: None)
     played = bound.seek(enough, 1)
     assert played.attainment >= 0.95
     fixed_hours = fixed.of((most,))[0].report["gpu_hours"]
@@ -231,6 +233,21 @@ def test_the_bound_has_workers_ready_when_the_burst_comes_and_no_longer() -> Non
     assert bound.start_ms == 15_000.0
     launched = played.outcome.result.workers.launched_ms
     assert ((launched > 0) & (launched < 60e3)).any()  # before the burst, not at it
+
+
+def test_the_bound_takes_from_either_pool_what_is_not_needed() -> None:
+    needed = np.array([[1, 3, 3, 1], [2, 2, 4, 4]])
+
+    class Priced(Bound):
+        def _play(self, fewest: FloatArray) -> Played:
+            report = {
+                "sla_attainment": float((fewest >= needed).mean()),
+                "gpu_hours": fewest.sum(),
+            }
+            return Played(SimpleNamespace(report=report))  # type: ignore[arg-type]
+
+    bound = Priced(None, None, None, 1.0, (9, 9), print)  # type: ignore[arg-type]
+    assert bound.seek(needed + 1.0, 1).report["gpu_hours"] == needed.sum()
 
 
 def test_only_decisions_that_change_a_number_are_told() -> None:
