@@ -209,7 +209,7 @@ class _Problem:
                 first, decode = held.sums(changed - durations)
                 factor = 1 / _DIFFERENCE
             columns.append(np.concatenate([first / first_scale, decode / decode_scale]) * factor)
-        return np.array(columns).T
+        return np.array(columns).reshape(len(self.names), len(trial.residuals)).T
 
     def _along(self, start: _Trial, step: FloatArray) -> _Trial:
         """The best of some lengths of a step; the start if none is better."""

@@ -329,3 +329,10 @@ def test_of_several_knees_the_one_that_explains_the_log_is_taken() -> None:
     other = fit_log(measured_of(), replace(prior, knees=(1.0,)), engines(), count=16)
     assert other.fit.knee == 1.0
     assert other.cost > found.cost
+
+
+def test_a_log_that_tells_of_no_constant_leaves_all_at_the_prior() -> None:
+    """As one of a machine that others disturbed, whose noise hides everything."""
+    found = fit_log(measured_of(), Prior(TRUTH, {"egress_ms": 1.0}, "test"), engines(), count=16)
+    assert found.fit.parameters == TRUE
+    assert "egress_ms" in found.fit.unidentified
