@@ -171,9 +171,7 @@ def _check_tokens(result: RunResult) -> None:
 
 
 def _check_prefill(result: RunResult) -> None:
-    """Computed plus cached prompt tokens are the prompts; failures only add.
-
-    Who was preempted may find, as in vLLM, a block that the very step it lost would have filled.
+    """Computed plus cached prompt tokens are the prompts; preemption and failures only add.
 
     A decode worker that has all KV, its own or what has come, computes one token more: the
     prompt's last one, or the one that the client has got from the prefill worker.
@@ -181,7 +179,7 @@ def _check_prefill(result: RunResult) -> None:
     log = result.requests
     served = log.status == RequestStatus.COMPLETED
     has_moved = log.migrations > 0  # and may have hit more the second time
-    stayed = served & ~has_moved & (log.preemptions == 0)
+    stayed = served & ~has_moved
     expected = log.input_tokens - log.cached_tokens
     is_unseen = np.isnan(log.scheduled_ms)
     is_regular = ~has_moved & (is_unseen | (served & (log.preemptions == 0)))

@@ -34,7 +34,6 @@ def check_world(world: World) -> None:
 @settings(max_examples=70, deadline=None)
 @given(SEEDS)
 @example(3862)  # blocks of a request that was preempted, then lost with its frontend
-@example(1361)  # a block found that was to be filled in the step that its request lost
 @example(1019)  # stores that end amid a run
 @example(1491)  # chunks that come to a farther tier amid a run
 @example(1265)  # what device and tier tell in one step
