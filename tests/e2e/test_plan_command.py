@@ -236,10 +236,10 @@ def test_what_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        ("{at_s: 30, fail: workers/7}", "11: scenario[0].fail: there is never a worker workers/7"),
+        ("{at_s: 30, fail: workers/7}", "12: scenario[0].fail: there is never a worker workers/7"),
         (
             "{at_s: 30, fail: workers/0}, {at_s: 9, drain: workers/1}",
-            "11: scenario[1].at_s: 9, but the event before it is at 30",
+            "12: scenario[1].at_s: 9, but the event before it is at 30",
         ),
     ],
 )
