@@ -247,3 +247,33 @@ def test_what_makes_no_sense_is_refused(
     assert main(["plan", write(tmp_path, text), "--out", str(out), *more]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ("{at_s: 30, fail: workers/7}", "12: scenario[0].fail: there is never a worker workers/7"),
+        (
+            "{at_s: 30, fail: workers/0}, {at_s: 9, drain: workers/1}",
+            "12: scenario[1].at_s: 9, but the event before it is at 30",
+        ),
+    ],
+)
+def test_events_that_cannot_be_are_one_message_before_anything_runs(
+    events: str, message: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = write(tmp_path, f"{FILE}scenario: [{events}]\n")
+    assert main(["plan", path, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith(f"error: {path}:{message}")
+    assert told.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_crash_hits_whoever_has_that_worker(tmp_path: Path, capsys: Any) -> None:
+    """A fixed cluster of one has no second worker: nothing happens there."""
+    text = f"{FILE}scenario: [{{at_s: 70, fail: workers/1, replace: none}}]\n"
+    rows = rows_of(
+        planned(tmp_path, text, "--against", "static-mean,static-peak,perfect", capsys=capsys)
+    )
+    assert rows["static-peak"]["sla_attainment"] >= 0.95
+    assert rows["perfect"]["sla_attainment"] >= 0.95
