@@ -54,6 +54,15 @@ class Cluster:
         self._process = subprocess.Popen(
             self._command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        try:
+            self._wait_for_start()
+        except BaseException:  # a test run that is interrupted meanwhile leaves nothing running
+            self._process.terminate()
+            self._process.wait(timeout=300)
+            raise
+        return self
+
+    def _wait_for_start(self) -> None:
         assert self._process.stdout is not None
         started = self._process.stdout.readline()
         if not started:
@@ -66,7 +75,6 @@ class Cluster:
         )
         self.description = json.loads(started + rest)
         self.url: str = self.description["url"]
-        return self
 
     def __exit__(
         self,
