@@ -6,6 +6,7 @@ token at the end of which step. Nothing here knows runs of uniform steps, carrie
 event queue. The scheduler itself is held to vLLM's by the conformance tests.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from dynosim.engine.sequence import Sequence
@@ -110,6 +111,7 @@ class _Worker:
         self.depth = 2 if engine.async_scheduling else 1
         self.served = Served()
         self.sequences: dict[int, Sequence] = {}
+        self.arrived_ms: set[float] = set()
 
     def serve(self, sent: list[tuple[float, int]]) -> None:
         """Serve what is sent, until all is done or the time is over."""
@@ -137,6 +139,9 @@ class _Worker:
     def _take(self, todo: list[tuple[float, int]], until_ms: float) -> None:
         while todo and todo[0][0] <= until_ms:
             at_ms, index = todo.pop(0)
+            while at_ms in self.arrived_ms:  # one after another
+                at_ms = math.nextafter(at_ms, math.inf)
+            self.arrived_ms.add(at_ms)
             self.sequences[index] = self._sequence(index, at_ms)
             self.scheduler.add(self.sequences[index])
 

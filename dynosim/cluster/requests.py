@@ -1,11 +1,10 @@
 """The requests of a trace, as engines take them."""
 
-from math import inf, nextafter
-
 import numpy as np
 
 from dynosim.blocks.retention import BlockClaims, block_claims
 from dynosim.cluster.spec import ClusterSpec
+from dynosim.engine.instant import ArrivalTimes
 from dynosim.engine.sequence import Sequence
 from dynosim.records import Retention, Trace, packed
 from dynosim.workload.extents import PrefixExtents
@@ -14,12 +13,7 @@ NOTHING = Retention()
 
 
 class Requests:
-    """Makes an engine's sequence of each row, when its time has come.
-
-    Those of one instant arrive one after another, as requests do at a frontend. Engines that go by
-    priorities preempt the one that arrived last; of several that arrived at one time vLLM takes
-    the first it finds, so that two of them may take each other's blocks for ever.
-    """
+    """Makes an engine's sequence of each row, when its time has come."""
 
     def __init__(self, trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
         self.input_tokens = packed(trace.input_tokens)
@@ -35,8 +29,7 @@ class Requests:
         self.prefetches: frozenset[int] = frozenset()  # rows that are no requests
         if trace.is_prefetch is not None:
             self.prefetches = frozenset(np.flatnonzero(trace.is_prefetch).tolist())
-        self._instant_ms = -inf
-        self._last_ms = -inf  # when the last one of that instant has arrived
+        self._arrivals = ArrivalTimes()
         self._claims = None
         if trace.retention is not None and self._has_paths:
             self._claims = RequestClaims(trace, trace.retention, extents, cluster.block_size)
@@ -61,7 +54,7 @@ class Requests:
             self.wanted_tokens(index),
             first.path,
             first.path_blocks,
-            self._arrival_ms(now_ms),
+            self._arrivals.next(now_ms),
             first.priority,
             first.request_id,
         )
@@ -84,7 +77,7 @@ class Requests:
             output_tokens,
             path,
             path_blocks,
-            self._arrival_ms(now_ms),
+            self._arrivals.next(now_ms),
             0 if self._priorities is None else self._priorities[index],
             request_id,
         )
@@ -95,14 +88,6 @@ class Requests:
             sequence.prompt_tokens = path_blocks * self._block_size + 1
             sequence.output_tokens = 0
         return sequence
-
-    def _arrival_ms(self, now_ms: float) -> float:
-        """Another time for each request, the next one a float can say."""
-        if now_ms == self._instant_ms:
-            self._last_ms = nextafter(self._last_ms, inf)
-        else:
-            self._instant_ms = self._last_ms = now_ms
-        return self._last_ms
 
 
 class RequestClaims:

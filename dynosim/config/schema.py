@@ -316,7 +316,7 @@ class RunConfig(Section):
         for role in roles:
             for domain, values in cluster.topology_of(role).items():
                 places.setdefault(domain, set()).update(values)
-        return scenario_rules(
+        yield from scenario_rules(
             self.scenario,
             pools,
             places,
@@ -324,19 +324,17 @@ class RunConfig(Section):
             may_grow=may_grow,
             deafness=self._deafness(roles),
         )
-        self._check_new_workers(roles)
+        yield from self._rules_of_new_workers(roles)
 
-    def _check_new_workers(self, roles: tuple[PoolRole | None, ...]) -> None:
-        """Refuses engines of new generations that vLLM would not start."""
-        rules: list[Rule] = []
+    def _rules_of_new_workers(self, roles: tuple[PoolRole | None, ...]) -> Iterator[Rule]:
+        """What is wrong with engines of new generations: vLLM would not start them."""
         for number, event in enumerate(self.scenario):
             new = event.new_workers
             stated = {} if new is None else stated_in(new.engine)
             for role in roles if stated else ():
                 engine = self.engine if role is None else self.for_pool(role).engine
                 where = f"scenario.{number}.{event.action}.engine"
-                rules += _broken_rules(engine, stated, where)
-        check_rules(rules)
+                yield from _broken_rules(engine, stated, where)
 
     def _deafness(self, roles: tuple[PoolRole | None, ...]) -> tuple[str, str] | None:
         """Why no router would notice lost KV events, and the remedy; None: some router would."""

@@ -6,6 +6,7 @@ such times takes all that lie within a tolerance as equal, far more than roundin
 and far less than any step takes.
 """
 
+from math import inf, nextafter
 from typing import Final
 
 TOLERANCE_MS: Final = 1e-9
@@ -20,3 +21,24 @@ def instant_end(time_ms: float) -> float:
 def instant_start(time_ms: float) -> float:
     """The first time that counts as the instant `time_ms` already."""
     return time_ms - TOLERANCE_MS - RELATIVE_TOLERANCE * time_ms
+
+
+class ArrivalTimes:
+    """Another time for each request: those of one instant arrive one after another.
+
+    So they do at a frontend. Engines that go by priorities preempt the one that arrived last; of
+    several that arrived at one time vLLM takes the first it finds, so that two of them may take
+    each other's blocks for ever.
+    """
+
+    def __init__(self) -> None:
+        self._instant_ms = -inf
+        self._last_ms = -inf  # when the last one of that instant has arrived
+
+    def next(self, now_ms: float) -> float:
+        """That of a request that comes now: the next one that a float can say."""
+        if now_ms == self._instant_ms:
+            self._last_ms = nextafter(self._last_ms, inf)
+        else:
+            self._instant_ms = self._last_ms = now_ms
+        return self._last_ms

@@ -57,9 +57,10 @@ class RecentArrivals:
         at_ms, total = self._window[-1] if self._window else (0.0, 0.0)
         most = 0.0
         for since_ms, then in self._window:
-            if at_ms - since_ms >= least_ms:
+            length_ms = at_ms - since_ms
+            if length_ms > 0 and length_ms >= least_ms:
                 came = total - then
-                most = max(most, (came - sqrt(came)) / (at_ms - since_ms) * 1e3)
+                most = max(most, (came - sqrt(came)) / length_ms * 1e3)
         return most
 
     def late_share(self) -> float:

@@ -17,7 +17,7 @@ from naive_tables import timeline_rows
 from report_runs import Told, told_run
 from test_report_definitions import check_report, check_rows
 
-from dynosim.experiment.sent_ahead import SPECULATIVE_KEYS
+from dynosim.experiment.sent_ahead import AHEAD_KEYS
 from dynosim.metrics import check_conservation, summarize, timeline_table
 from dynosim.metrics.lives import lived_ms, lived_shares, mean_gpus, most_at_once
 from dynosim.records import IntArray, RunResult, WorkerLog
@@ -139,7 +139,7 @@ def lived(seed: int) -> Told:
     outcome = told.outcome
     result = with_lives(outcome.result, random.Random(f"{seed}/lives"))
     known = ("skipped_lines", "assumed_lengths", "max_model_len")
-    known += (*SPECULATIVE_KEYS, *outcome.capacity.report_keys())
+    known += (*AHEAD_KEYS, *outcome.capacity.report_keys())
     report = summarize(result, outcome.timing, sla=outcome.config.sla, wall_time_ms=1e9)
     report |= {key: outcome.report[key] for key in known}
     outcome = replace(outcome, result=result, report=report)

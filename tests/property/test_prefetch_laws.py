@@ -18,7 +18,6 @@ from test_tier_laws import (
     run,
     with_prefetches,
     with_tiers,
-    without_counters,
 )
 
 from dynosim.cluster import RunOptions, simulate
@@ -33,8 +32,7 @@ from dynosim.records import RequestStatus
 )  # a store ended with a settled step of a run that the worker did not live to end
 def test_bulk_does_as_single_steps_do(seed: int, has_faults: bool) -> None:
     bulk, single = [
-        without_counters(run(seed, exact=exact, has_faults=has_faults, prefetches=True)[1])
-        for exact in (False, True)
+        run(seed, exact=exact, has_faults=has_faults, prefetches=True)[1] for exact in (False, True)
     ]
     assert_same(bulk, single)
     assert bulk.tiers == single.tiers
@@ -70,7 +68,7 @@ def test_under_scripts_too_nothing_is_lost_and_bulk_does_as_single_steps_do(
 ) -> None:
     """Of all that can happen to a cluster, with prefill and decode workers or without."""
     world = tiered(make, seed)
-    bulk, single = [without_counters(world.run(exact=exact)[0]) for exact in (False, True)]
+    bulk, single = [world.run(exact=exact)[0] for exact in (False, True)]
     check_conservation(bulk, world.trace)
     assert_same(bulk, single)
     assert bulk.tiers == single.tiers

@@ -15,6 +15,7 @@ import numpy as np
 from dynosim.blocks.retention import block_claims
 from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
+from dynosim.engine.instant import ArrivalTimes, instant_end
 from dynosim.engine.lanes import CopyLanes, LaneSpec
 from dynosim.engine.pace import NEVER
 from dynosim.engine.plan import StepPlan
@@ -203,6 +204,7 @@ class MockEngine:
         self._arriving: deque[MockRequest] = deque()  # not yet with the scheduler
         self._requests: dict[int, MockRequest] = {}  # by the sequence's index
         self._num_submitted = 0
+        self._arrivals = ArrivalTimes()
         self._links = links
         self._transfers: dict[Transfer, MockRequest] = {}
         self._by_sequence: dict[int, MockRequest] = {}  # of loads, whose requests may be over
@@ -253,7 +255,7 @@ class MockEngine:
             len(output),
             blocks,
             len(blocks),
-            arrival_ms,
+            self._arrivals.next(arrival_ms),
             call.priority,
             call.request_id,
         )
@@ -294,7 +296,7 @@ class MockEngine:
 
         Infinity if there is nothing to do before the next request arrives.
         """
-        while self._arriving and self._arriving[0].arrival_ms <= now_ms:
+        while self._arriving and self._arriving[0].arrival_ms <= instant_end(now_ms):
             self._engine.add(self._arriving.popleft().sequence, now_ms)
         self._engine.start(now_ms)
         self._collect_events()
