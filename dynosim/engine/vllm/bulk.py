@@ -31,7 +31,10 @@ class UniformSteps:
         decodes = self._decodes
         if decodes.count == 0 or free_blocks < 0:
             return 0
-        return decodes.steps_within(decodes.finishes[0][0] - decodes.step, free_blocks)
+        until_end = decodes.finishes[0][0] - decodes.step
+        if until_end <= 0:  # somebody has all tokens and is yet to be told so
+            return 0
+        return decodes.steps_within(until_end, free_blocks)
 
     def advance(self, num_steps: int) -> None:
         """Do so many of them."""
