@@ -152,10 +152,7 @@ class Dispatch:
         except RequestRefusedError as error:
             self._refuse(index, error, now_ms)
             return
-        if worker_id == QUEUED:
-            self.num_waiting += 1
-        else:
-            self._hand_to(index, worker_id, now_ms)
+        self._take_choice(index, worker_id, now_ms)
 
     def place_next(self, passage: Passage, duty: Duty, now_ms: float) -> None:
         """Have a request placed that goes on, or begins anew."""
@@ -175,6 +172,10 @@ class Dispatch:
         except RequestRefusedError as error:
             self._refuse(index, error, now_ms)
             return
+        self._take_choice(index, worker_id, now_ms)
+
+    def _take_choice(self, index: int, worker_id: int, now_ms: float) -> None:
+        """A request goes where its router has chosen, or waits there."""
         if worker_id == QUEUED:
             self.num_waiting += 1
         else:
@@ -235,16 +236,13 @@ class Dispatch:
 
     def _refuse(self, index: int, error: RequestRefusedError, now_ms: float) -> None:
         """A router takes a request not, or no more; it may be on its way from pool to pool."""
-        is_needed = index not in self._requests.prefetches  # else no worker has to come for it
-        if (
-            is_needed
-            and self._lobby is not None
-            and self._lobby.takes(index, self._fleet.workers, self._handoffs)
-        ):
-            return
-        if is_needed and self._handoffs is not None:
-            self._handoffs.let_go(index, now_ms)
-            self._fleet.note_passed_on(now_ms)
+        lobby, handoffs = self._lobby, self._handoffs
+        if index not in self._requests.prefetches:  # for which no worker has to come
+            if lobby is not None and lobby.takes(index, self._fleet.workers, handoffs):
+                return
+            if handoffs is not None:
+                handoffs.let_go(index, now_ms)
+                self._fleet.note_passed_on(now_ms)
         self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
 
     def _reject(self, index: int, reason: str, now_ms: float) -> None:

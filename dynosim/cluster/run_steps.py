@@ -18,7 +18,6 @@ StepRow = tuple[float, float, int, int, int, int, int, int, int, int, int, int]
 """A step, or a run of uniform steps: what `StepRows.append` gets of it, in that order. A duration
 of NaN is for the step times to say."""
 
-NUM_TIMES: Final = 2  # fields of a row that are times; counts follow
 DURATION: Final = 1
 WORKER: Final = 2
 NUM_STEPS: Final = 3

@@ -33,9 +33,7 @@ class BurstScaling:
         self, seen: Observation, pool: ScaledPool, ask: Ask, mix: RequestMix | None
     ) -> int | None:
         """Replicas that serve who comes and, within a start's time, who waits; None: not known."""
-        if not self._is_sla or self._spec.max_load_scaling_replicas <= 1:
-            return None
-        usable_rps = None if mix is None else pool.usable_rps(mix)
+        usable_rps = self._usable_rps(pool, mix, is_on=self._spec.max_load_scaling_replicas > 1)
         if usable_rps is None:
             return None
         rps = self._frontend.arrivals.sure_rps()
@@ -66,9 +64,7 @@ class BurstScaling:
     ) -> int | None:
         """Replicas that what came for as long as a start takes needs, where that is more than there
         are told to be: who waits until requests queue is late. None: those will do."""
-        if not self._is_sla or self._spec.max_load_scaling_replicas <= 1:
-            return None
-        usable_rps = None if mix is None else pool.usable_rps(mix)
+        usable_rps = self._usable_rps(pool, mix, is_on=self._spec.max_load_scaling_replicas > 1)
         if usable_rps is None:
             return None
         start_ms = pool.starts.start_ms(seen.now_ms)
@@ -90,9 +86,7 @@ class BurstScaling:
         bursts have come farther apart.
         """
         spec, arrivals = self._spec, self._frontend.arrivals
-        usable_rps = None
-        if self._is_sla and spec.burst_memory_ms > 0 and mix is not None:
-            usable_rps = pool.usable_rps(mix)
+        usable_rps = self._usable_rps(pool, mix, is_on=spec.burst_memory_ms > 0)
         if usable_rps is None:
             return 0
         memory_ms = min(pool.starts.start_ms(seen.now_ms), spec.burst_memory_ms)
@@ -106,6 +100,12 @@ class BurstScaling:
             + (f", {arrivals.late_share():.1%} were late" if self.is_late() else "")
         )
         return replicas
+
+    def _usable_rps(self, pool: ScaledPool, mix: RequestMix | None, *, is_on: bool) -> float | None:
+        """What one engine may take a second; None: not known, or nobody asks for it."""
+        if not self._is_sla or not is_on or mix is None:
+            return None
+        return pool.usable_rps(mix)
 
     def is_late(self) -> bool:
         """Whether more first tokens were late than may be."""
